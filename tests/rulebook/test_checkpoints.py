@@ -24,11 +24,12 @@ from rulebook_scene import (
     logon,
     make_terms,
     quote,
+    report,
     trade,
 )
 from test_properties import EVENTS, TERMS, Party, solvers_idea, traders_idea
 
-from psymm.messages import Checkpoint, Heartbeat, Message, Reject, encode
+from psymm.messages import Checkpoint, ExecType, Heartbeat, Message, Reject, encode
 from psymm.rulebook import (
     Account,
     AccountRefused,
@@ -186,16 +187,17 @@ def test_a_checkpoint_begins_the_limits_anew_at_the_frames_that_it_names() -> No
     assert scene.trade(limit("again", "0.1")) is None
 
 
-def test_an_id_stays_single_use_across_checkpoints(scene: Scene) -> None:
-    scene.opened()
-    (used,) = (key for key in scene.account.used_ids if key.startswith("ClOrdID"))
+def test_rule_11_an_id_stays_taken_across_checkpoints_while_it_is_alive(scene: Scene) -> None:
+    scene.trade(limit("o", expire=START + 3000 * NANOSECONDS))
     account = agreed(scene)
     begun = Scene(scene.terms)
     begun.replay = Replay.at_checkpoint(OPENING, scene.terms, restored(account))
     begun.now = scene.now
-    found = begun.trade(limit(used.partition(":")[2], "0.1"))
+    found = begun.trade(limit("o", "0.1"))
     assert found is not None
     assert found.name == "duplicate-id"
+    assert begun.solver(report("d", "o", ExecType.REJECTED)) is None
+    assert begun.trade(limit("o", "0.1")) is None
 
 
 # --- refusing -----------------------------------------------------------------------------------
@@ -525,7 +527,7 @@ def test_an_account_comes_back_from_its_bytes() -> None:
     again = restored(BUSY)
     assert again.hash == BUSY.hash
     assert again.document() == DOCUMENT
-    assert replace(again, next_expiry=BUSY.next_expiry) == BUSY
+    assert replace(again, ended_orders=BUSY.ended_orders, next_expiry=BUSY.next_expiry) == BUSY
 
 
 def test_an_account_of_other_terms_is_refused() -> None:

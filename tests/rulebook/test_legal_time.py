@@ -114,7 +114,7 @@ def test_a_late_solver_frame_is_reversed_where_it_is_first_covered(scene: Scene)
     assert reversed_fill.again
     assert reversed_fill.legal_time == end + t + 1
     assert reversed_fill.violation is not None
-    assert reversed_fill.violation.name == "order-not-live"
+    assert reversed_fill.violation.name == "unknown-order"
     assert not len(scene.account.positions)
     assert scene.account.status_of("o") is OrderStatus.EXPIRED
     assert scene.replay.faults == (), "to be late is no fault"
@@ -159,7 +159,7 @@ def test_what_rested_on_a_late_frame_is_reversed_with_it(scene: Scene) -> None:
         if r.again and r.violation is not None
     }
     assert names == {
-        (Lane.SOLVER, "order-not-live"),
+        (Lane.SOLVER, "unknown-order"),
         (Lane.TRADER, "unknown-position"),
         (Lane.SOLVER, "unknown-order"),
     }
@@ -249,7 +249,7 @@ def test_a_frame_that_only_a_late_one_turned_into_a_violation_is_no_fault(scene:
     scene.solver(trade("e", "o", "2"), at=end)
     rests = scene.account.solver_seq
     scene.trader(Heartbeat(), at=end + t, covers=late)
-    scene.trader(Reject(ref_seq_num=rests, violation="order-not-live"), at=end + 2 * t)
+    scene.trader(Reject(ref_seq_num=rests, violation="unknown-order"), at=end + 2 * t)
     rulings = scene.write(Lane.SOLVER, Heartbeat(), at=end + 2 * t)
     assert any(r.again and r.seq == rests and r.violation is not None for r in rulings)
     assert scene.replay.faults == ()
@@ -375,7 +375,7 @@ def test_a_solver_s_preview_may_cover_less_than_it_has_seen(scene: Scene) -> Non
     assert scene.replay.preview(Lane.SOLVER, fill, scene.now, peer_seq=covered) is None
     found = scene.replay.preview(Lane.SOLVER, fill, scene.now)
     assert found is not None
-    assert found.name == "order-not-live"
+    assert found.name == "unknown-order"
 
 
 # --- keys and logon ----------------------------------------------------------------------------

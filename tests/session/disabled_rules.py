@@ -346,9 +346,9 @@ def hits_withdrawn(was: Any) -> Any:
 def hits_again(was: Any) -> Any:
     """A hit leaves its quote alive."""
 
-    def priced(account: Any, said: Any) -> int:
+    def priced(account: Any, entry: Any, said: Any) -> int:
         quote = account.quotes.get(said.quote_id)
-        price = int(was(account, said))
+        price = int(was(account, entry, said))
         if quote is not None:
             account.put(account.quotes, said.quote_id, quote)
         return price
@@ -378,7 +378,7 @@ def bound(was: Any) -> Any:
 
 # --- the rules ----------------------------------------------------------------------------------
 
-NO_CHANGE: Final = staticmethod(lambda account, said: None).__func__
+NO_CHANGE: Final = staticmethod(lambda account, *said: None).__func__
 NO_RESEND: Final = nothing(gaps, "resend", 0)
 TO_THE_END: Final = instead(
     gaps, "resend", lambda s, out, begin, end, lane: (s, out, begin, 0, lane)

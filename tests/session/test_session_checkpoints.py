@@ -312,7 +312,7 @@ async def test_a_session_goes_on_from_its_checkpoint_after_a_restart(
         far.protocol.receive_binary(entry.frame.raw, far.clock.now_ns())
         assert far.protocol.record.head(0).seq == entry.frame.seq
         with pytest.raises(Exception, match="duplicate-id"):
-            near.protocol.send(request(1), near.clock.now_ns())
+            near.protocol.send(request(2), near.clock.now_ns())
 
 
 def converse(near: SessionRunner, far: SessionRunner) -> None:

@@ -11,7 +11,7 @@ Theory of operation.
     rules        ``judge``: one frame changes the account, or is a violation
     orders, quotes, collateral, settlement, oracle, checkpoint
                  what each message of the vocabulary does, one function each
-    checks       shared checks: ids, ticks, margin, leverage
+    checks       shared checks: ticks, margin, leverage
     totals       changes of the account's tables, and the sums over them
     live_account ``LiveAccount``: changes in place, with an undo log
     books        ``Account``, which never changes, and the formulas of both sides

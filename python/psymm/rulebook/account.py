@@ -123,9 +123,15 @@ class Position:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveQuote:
-    """A quote that can still be hit. ``request_id``: the quote request that it answers."""
+    """A quote that can still be hit.
+
+    Attributes:
+        seq: the solver frame that made it.
+        request_id: the quote request that it answers.
+    """
 
     quote_id: str
+    seq: int
     symbol: str
     valid_until: int
     request_id: str | None = None
@@ -268,9 +274,6 @@ class CheckpointRefusal:
     ref_seq: int
 
 
-def position_id(custody: bytes, cl_ord_id: str, exec_id: str) -> bytes:
-    """A position's id: keccak256 of the custody and the ids of its order and its fill."""
-    # With their lengths, so that no two pairs of ids give the same bytes.
-    parts = [part.encode() for part in (cl_ord_id, exec_id)]
-    sized = b"".join(len(part).to_bytes(2, "big") + part for part in parts)
-    return keccak256(b"psymm-position" + custody + sized)
+def position_id(custody: bytes, solver_seq: int) -> bytes:
+    """A position's id: keccak256 of the custody and the solver frame that filled its order."""
+    return keccak256(b"psymm-position" + custody + solver_seq.to_bytes(8, "big"))

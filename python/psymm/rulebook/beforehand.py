@@ -7,6 +7,7 @@ from psymm.messages import NewOrderSingle, encode
 from psymm.rulebook import checks, orders
 from psymm.rulebook.account import Lane, NoteState
 from psymm.rulebook.books import Account
+from psymm.rulebook.inputs import RuledFrame
 from psymm.rulebook.live_account import LiveAccount
 from psymm.rulebook.totals import put_note
 from psymm.rulebook.violation import RuleBroken, Violation, refuse
@@ -35,10 +36,10 @@ def first_order_fault(
         )
         put_note(account, note)
     try:
-        encode(order)
         if not account.trading_open:
             refuse("trading-not-open", msg_type=order.MSG_TYPE)
-        orders.send(account, order)
+        entry = RuledFrame(Lane.TRADER, 1, 0, now, len(encode(order)), order)
+        orders.send(account, entry, order)
     except JsonError as error:
         return Violation("malformed", (("code", error.code),))
     except RuleBroken as refused:

@@ -46,7 +46,6 @@ TABLES: Final = (
     "orders",
     "ended_orders",
     "positions",
-    "used_ids",
     "prices",
     "proposals",
     "held",
@@ -56,6 +55,7 @@ TABLES: Final = (
 DERIVED: Final = frozenset(
     (
         "next_expiry",
+        "ended_orders",
         "collaterals",
         "margin_locked",
         "margin_pending",
@@ -65,7 +65,7 @@ DERIVED: Final = frozenset(
         "exposure",
     )
 )
-"""Fields that follow from the others: neither hashed nor stored. ``totals`` keeps them true."""
+"""Fields that are neither hashed nor stored. All but ``ended_orders`` follow from the others."""
 
 
 @dataclass(kw_only=True)
@@ -82,8 +82,6 @@ class Books:
         offer: the unanswered UCP.
         refusals: refused checkpoints since the one in force.
         keys: each lane's session keys; the last one is in force.
-        ended_orders: how each ended order ended.
-        used_ids: every id ever used.
         realised: the trader's realised PnL.
         fees: the trader's fees; negative if it paid.
         funding: the trader's funding.
@@ -109,9 +107,7 @@ class Books:
     requests: Mapping[str, OpenRequest] = field(default_factory=dict)
     quotes: Mapping[str, LiveQuote] = field(default_factory=dict)
     orders: Mapping[str, LiveOrder] = field(default_factory=dict)
-    ended_orders: Mapping[str, OrderStatus] = field(default_factory=dict)
     positions: Mapping[bytes, Position] = field(default_factory=dict)
-    used_ids: Mapping[str, str] = field(default_factory=dict)
     prices: Mapping[str, Price] = field(default_factory=dict)
     realised: int = 0
     fees: int = 0
@@ -122,6 +118,8 @@ class Books:
     alive: bytes | None = None
     ended: bool = False
 
+    ended_orders: Mapping[str, OrderStatus] = field(default_factory=dict)
+    """How the last orders ended, for people: no rule may read it (``spec.md`` 11)."""
     next_expiry: int = NEVER
     """No request, quote or order expires before this time."""
     collaterals: tuple[int, int] = (0, 0)
@@ -272,7 +270,7 @@ class Books:
         return self.trader_payee if lane is Lane.TRADER else self.solver_payee
 
     def status_of(self, cl_ord_id: str) -> OrderStatus | None:
-        """The status of an order, live or ended; None if it was never sent."""
+        """The status of an order: live, or one of the last that ended; otherwise None."""
         order = self.orders.get(cl_ord_id)
         return self.ended_orders.get(cl_ord_id) if order is None else order.status
 

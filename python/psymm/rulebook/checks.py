@@ -1,22 +1,13 @@
-"""Checks that several rules share: ids, ticks and lots, notional, oracle band, margin, leverage."""
+"""Checks that several rules share: ticks and lots, notional, oracle band, margin, leverage."""
 
 from __future__ import annotations
 
 from psymm.messages import Side
 from psymm.rulebook.account import LANES, Lane
 from psymm.rulebook.books import Books
-from psymm.rulebook.live_account import LiveAccount
 from psymm.rulebook.money import UNIT, share_down, share_up
 from psymm.rulebook.violation import decimal, refuse
 from psymm.terms import Instrument
-
-
-def use_id(account: LiveAccount, kind: str, name: str) -> None:
-    """Use a fresh id. An id of a kind is never used twice in a custody."""
-    key = f"{kind}:{name}"
-    if key in account.used_ids:
-        refuse("duplicate-id", kind=kind, id=name)
-    account.put(account.used_ids, key, "used")
 
 
 def instrument_of(account: Books, symbol: str) -> Instrument:

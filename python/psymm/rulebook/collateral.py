@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from psymm.messages import (
     CollAsgnRespType,
@@ -15,13 +16,15 @@ from psymm.messages import (
     SessionKeyChange,
 )
 from psymm.rulebook.account import Lane, NoteState, OrderStatus, SessionKey
-from psymm.rulebook.checks import use_id
 from psymm.rulebook.inputs import RuledFrame
 from psymm.rulebook.live_account import LiveAccount
 from psymm.rulebook.orders import end_order
 from psymm.rulebook.totals import put_note
 from psymm.rulebook.value import replace
 from psymm.rulebook.violation import refuse
+
+MOST_NOTES: Final = 16
+"""Most notes that a custody can list (``spec.md`` 11)."""
 
 
 def log_on(account: LiveAccount, entry: RuledFrame, said: Logon) -> None:
@@ -65,9 +68,9 @@ def _take_key(account: LiveAccount, entry: RuledFrame, said: Logon | SessionKeyC
     )
     trader, solver = account.keys
     if entry.lane is Lane.TRADER:
-        account.keys = ((*trader, key), solver)
+        account.keys = ((*trader[-1:], key), solver)
     else:
-        account.keys = (trader, (*solver, key))
+        account.keys = (trader, (*solver[-1:], key))
 
 
 def _set(flags: tuple[bool, bool], lane: Lane) -> tuple[bool, bool]:
@@ -81,6 +84,8 @@ def list_notes(account: LiveAccount, lane: Lane, refs: Sequence[NoteRef]) -> Non
     for ref in refs:
         if ref.commitment in account.notes or ref.nullifier in nullifiers:
             refuse("note-listed", commitment=ref.commitment)
+        if len(account.notes) >= MOST_NOTES:
+            refuse("too-many-notes", commitment=ref.commitment)
         nullifiers.add(ref.nullifier)
         made = NoteState(commitment=ref.commitment, nullifier=ref.nullifier, lane=lane)
         put_note(account, made)
@@ -92,7 +97,6 @@ def assign(account: LiveAccount, entry: RuledFrame, said: CollateralAssignment) 
     A lane cannot list a second note: it could not be accepted (see ``respond``), and the other side
     would wait for it in vain.
     """
-    use_id(account, f"CollAsgnID{entry.lane:d}", said.coll_asgn_id)
     has_one = any(note.lane is entry.lane and not note.spent for note in account.notes.values())
     list_notes(account, entry.lane, said.notes)
     if has_one:
@@ -105,7 +109,6 @@ def respond(account: LiveAccount, entry: RuledFrame, said: CollateralResponse) -
     One note for each lane, until merging is in force: a settlement has two inputs, so a further
     note would be stuck.
     """
-    use_id(account, f"CollRespID{entry.lane:d}", said.coll_resp_id)
     if said.coll_asgn_resp_type is CollAsgnRespType.REJECTED:
         if said.commitments:
             refuse("field-not-allowed", field="Commitments")
@@ -132,8 +135,10 @@ def disown(account: LiveAccount, entry: RuledFrame, said: Reject) -> None:
     Only that lane knows what the note holds. The note then counts for nothing, and may be accepted
     again (``spec.md`` 64).
     """
-    # Too late once an order or a settlement relied on the amount.
-    if account.orders or account.ended_orders or account.proposals:
+    # Too late once something rests on the amount: an order, a position, a payment, a settlement.
+    if account.orders or account.positions or account.proposals:
+        return
+    if account.realised or account.fees or account.funding:
         return
     for note in list(account.notes.values()):
         if note.lane is entry.lane and note.accepted and note.accepted_in == said.ref_seq_num:

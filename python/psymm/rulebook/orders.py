@@ -13,7 +13,10 @@ that the solver does not answer can be forced after a cooldown (``force``). An o
 CANCELLED, DECLINED, EXPIRED or REPLACED.
 
 Every fill of an opening order creates a position of its own. Messages of the two sides may cross: a
-message about an order that has ended meanwhile changes nothing, and is no violation.
+request about an order that has ended meanwhile changes nothing, and is no violation.
+
+Ids. A ClOrdID must differ only from those of live orders and open requests (``spec.md`` 11). An
+order that has ended leaves no trace, so that the account stays small for ever.
 """
 
 from __future__ import annotations
@@ -51,33 +54,31 @@ from psymm.rulebook.checks import (
     instrument_of,
     no_worse,
     traders_fee,
-    use_id,
 )
+from psymm.rulebook.inputs import RuledFrame
 from psymm.rulebook.live_account import LiveAccount
 from psymm.rulebook.totals import drop_order, drop_position, put_order, put_position
 from psymm.rulebook.value import replace
 from psymm.rulebook.violation import decimal, refuse, violated
 
 _CANCELLING = (OrderStatus.CANCEL_PENDING, OrderStatus.CANCEL_CLOSE_PENDING)
-_CONFIRMS = {
-    ExecType.EXPIRED: OrderStatus.EXPIRED,
-    ExecType.CANCELED: OrderStatus.CANCELLED,
-    ExecType.REPLACED: OrderStatus.REPLACED,
-}
+_CONFIRMS = (ExecType.EXPIRED, ExecType.CANCELED, ExecType.REPLACED)
 """Reports that may confirm how an order has already ended. They then change nothing."""
+MOST_ENDED = 128
+"""How many ended orders are remembered."""
 
 
 # --- the trader's messages ---------------------------------------------------------------------
 
 
-def send(account: LiveAccount, said: NewOrderSingle) -> None:
+def send(account: LiveAccount, entry: RuledFrame, said: NewOrderSingle) -> None:
     """D: an order to open or to close."""
-    use_id(account, "ClOrdID", said.cl_ord_id)
+    _check_id(account, said.cl_ord_id)
     instrument = instrument_of(account, said.symbol)
     if said.expire_time < account.clock:
         refuse("expired", expire_time=said.expire_time, clock=account.clock)
     check_quantity(instrument, said.order_qty)
-    price = _priced(account, said)
+    price = _priced(account, entry, said)
     check_price(instrument, price)
     order = LiveOrder(
         cl_ord_id=said.cl_ord_id,
@@ -102,18 +103,19 @@ def send(account: LiveAccount, said: NewOrderSingle) -> None:
         _send_close(account, order)
 
 
-def _priced(account: LiveAccount, said: NewOrderSingle) -> int:
+def _priced(account: LiveAccount, entry: RuledFrame, said: NewOrderSingle) -> int:
     """The order's price. A quote that it hits ends."""
+    if said.price is None:
+        refuse("missing-field", field="Price")
     if said.quote_id is None:
         if said.ord_type is OrdType.PREVIOUSLY_QUOTED:
             refuse("missing-field", field="QuoteID")
-        if said.price is None:
-            refuse("missing-field", field="Price")
         return said.price
     if said.ord_type is OrdType.LIMIT:
         refuse("field-not-allowed", field="QuoteID")
     quote = account.quotes.get(said.quote_id)
-    if quote is None:
+    # A quote that the trader has not seen may only have the name of one that has ended.
+    if quote is None or quote.seq > entry.peer_seq:
         refuse("unknown-quote", quote_id=said.quote_id)
     price = _hit(quote, said)
     quotes.hit(account, quote)
@@ -133,11 +135,11 @@ def _hit(quote: LiveQuote, said: NewOrderSingle) -> int:
             quantity=decimal(said.order_qty),
             size=decimal(size),
         )
-    if said.price is not None and said.price != price:
+    if said.price != price:
         refuse(
             "quote-mismatch",
             quote_id=quote.quote_id,
-            price=decimal(said.price),
+            price=decimal(said.price or 0),
             quoted=decimal(price),
         )
     return price
@@ -193,8 +195,8 @@ def ask_cancel(account: LiveAccount, said: OrderCancelRequest) -> None:
 
     If the order has ended meanwhile, the request crossed its end and changes nothing.
     """
-    use_id(account, "ClOrdID", said.cl_ord_id)
-    order = _live_or_crossed(account, said.orig_cl_ord_id)
+    _check_id(account, said.cl_ord_id)
+    order = account.orders.get(said.orig_cl_ord_id)
     if order is None:
         return
     match order.status:
@@ -216,8 +218,8 @@ def ask_cancel(account: LiveAccount, said: OrderCancelRequest) -> None:
 
 def ask_replace(account: LiveAccount, said: OrderCancelReplaceRequest) -> None:
     """G: replace a pending order at once; ask the solver to replace a locked one."""
-    use_id(account, "ClOrdID", said.cl_ord_id)
-    order = _live_or_crossed(account, said.orig_cl_ord_id)
+    _check_id(account, said.cl_ord_id)
+    order = account.orders.get(said.orig_cl_ord_id)
     if order is None:
         return
     if not order.opens or order.ord_type is not OrdType.LIMIT:
@@ -258,7 +260,7 @@ def _replace(account: LiveAccount, order: LiveOrder, wanted: Replacement) -> Non
     _check_openable(account)
     # The old order leaves first, so that margin does not count both.
     drop_order(account, order.cl_ord_id)
-    account.put(account.ended_orders, order.cl_ord_id, OrderStatus.REPLACED)
+    _remember(account, order.cl_ord_id, OrderStatus.REPLACED)
     made = replace(
         order,
         cl_ord_id=wanted.cl_ord_id,
@@ -278,8 +280,8 @@ def force(account: LiveAccount, said: ForceAction) -> None:
     """UFC: force a cancel that the solver has not answered within the cooldown."""
     if said.force_kind is ForceKind.CLOSE:
         refuse("not-yet-in-force", force_kind=said.force_kind)
-    use_id(account, "ClOrdID", said.cl_ord_id)
-    order = _live_or_crossed(account, said.orig_cl_ord_id)
+    _check_id(account, said.cl_ord_id)
+    order = account.orders.get(said.orig_cl_ord_id)
     if order is None:
         return
     if order.status not in _CANCELLING:
@@ -293,23 +295,19 @@ def force(account: LiveAccount, said: ForceAction) -> None:
 # --- the solver's messages ---------------------------------------------------------------------
 
 
-def report(account: LiveAccount, said: ExecutionReport) -> None:  # noqa: C901
+def report(account: LiveAccount, entry: RuledFrame, said: ExecutionReport) -> None:  # noqa: C901
     """8: what the solver does with an order."""
     # Complex because every ExecType has its case, in the order of the specification.
-    use_id(account, "ExecID", said.exec_id)
     if said.exec_type is not ExecType.TRADE:
         for name, value in (("LastPx", said.last_px), ("LastQty", said.last_qty)):
             if value is not None:
                 refuse("field-not-allowed", field=name)
     order = account.orders.get(said.cl_ord_id)
     if order is None:
-        status = account.ended_orders.get(said.cl_ord_id)
-        if status is None:
-            refuse("unknown-order", cl_ord_id=said.cl_ord_id)
-        # The report crossed the end of the order that it confirms.
-        if _CONFIRMS.get(said.exec_type) is status:
+        # It may confirm how the order has ended.
+        if said.exec_type in _CONFIRMS:
             return
-        refuse("order-not-live", cl_ord_id=said.cl_ord_id, status=status)
+        refuse("unknown-order", cl_ord_id=said.cl_ord_id)
     filled = order.filled + (said.last_qty or 0)
     if (said.cum_qty is not None and said.cum_qty != filled) or (
         said.leaves_qty is not None and said.leaves_qty not in _leaves_after(order, said, filled)
@@ -346,7 +344,7 @@ def report(account: LiveAccount, said: ExecutionReport) -> None:  # noqa: C901
         case ExecType.REJECTED:
             end_order(account, order, OrderStatus.DECLINED)
         case ExecType.TRADE:
-            _fill(account, order, said)
+            _fill(account, entry, order, said)
         case ExecType.EXPIRED:
             # The clock ends orders (`rules._expire`); a live order has not expired.
             raise violated("not-expired", expire_time=order.expire_time, clock=account.clock)
@@ -363,7 +361,7 @@ def _leaves_after(order: LiveOrder, said: ExecutionReport, filled: int) -> tuple
     return (order.quantity - filled,)
 
 
-def _fill(account: LiveAccount, order: LiveOrder, said: ExecutionReport) -> None:
+def _fill(account: LiveAccount, entry: RuledFrame, order: LiveOrder, said: ExecutionReport) -> None:
     if said.last_px is None or said.last_qty is None:
         refuse("missing-field", field="LastPx" if said.last_px is None else "LastQty")
     price, quantity = said.last_px, said.last_qty
@@ -377,7 +375,7 @@ def _fill(account: LiveAccount, order: LiveOrder, said: ExecutionReport) -> None
     # Shrink the order before the position exists, so that margin counts the quantity once.
     _shrink(account, order, quantity)
     if order.opens:
-        _open_position(account, order, said.exec_id, quantity, price)
+        _open_position(account, entry, order, quantity, price)
     else:
         _close_position(account, order, quantity, price)
 
@@ -397,7 +395,7 @@ def _shrink(account: LiveAccount, order: LiveOrder, quantity: int) -> None:
 
 
 def _open_position(
-    account: LiveAccount, order: LiveOrder, exec_id: str, quantity: int, price: int
+    account: LiveAccount, entry: RuledFrame, order: LiveOrder, quantity: int, price: int
 ) -> None:
     # A fill may be better than the order's price, and so may be out of the band (`spec.md` 49).
     _check_openable(account)
@@ -405,7 +403,7 @@ def _open_position(
     if len(account.positions) >= account.terms.limits.positions:
         refuse("too-many-positions", limit=account.terms.limits.positions)
     position = Position(
-        position_id=position_id(account.custody, order.cl_ord_id, exec_id),
+        position_id=position_id(account.custody, entry.seq),
         symbol=order.symbol,
         side=order.side,
         quantity=quantity,
@@ -443,10 +441,8 @@ def refuse_request(account: LiveAccount, said: OrderCancelReject) -> None:
 
     For an order that has ended it changes nothing: the request only came too late.
     """
-    order = _live_or_crossed(account, said.orig_cl_ord_id)
+    order = account.orders.get(said.orig_cl_ord_id)
     if order is None:
-        if f"ClOrdID:{said.cl_ord_id}" not in account.used_ids:
-            refuse("unknown-order", cl_ord_id=said.cl_ord_id)
         return
     replaces = said.cxl_rej_response_to is CxlRejResponseTo.REPLACE
     asked = (OrderStatus.REPLACE_PENDING,) if replaces else _CANCELLING
@@ -462,12 +458,13 @@ def refuse_request(account: LiveAccount, said: OrderCancelReject) -> None:
 # --- how an order moves ------------------------------------------------------------------------
 
 
-def _live_or_crossed(account: LiveAccount, cl_ord_id: str) -> LiveOrder | None:
-    """The live order; None if it has ended. Refuses an order that was never sent."""
-    order = account.orders.get(cl_ord_id)
-    if order is None and cl_ord_id not in account.ended_orders:
-        refuse("unknown-order", cl_ord_id=cl_ord_id)
-    return order
+def _check_id(account: LiveAccount, cl_ord_id: str) -> None:
+    """Check that no live order and no open request has this id."""
+    taken = cl_ord_id in account.orders or any(
+        cl_ord_id == order.request_id for order in account.orders.values()
+    )
+    if taken:
+        refuse("duplicate-id", kind="ClOrdID", id=cl_ord_id)
 
 
 def end_order(account: LiveAccount, order: LiveOrder, status: OrderStatus) -> None:
@@ -476,5 +473,12 @@ def end_order(account: LiveAccount, order: LiveOrder, status: OrderStatus) -> No
     if held is not None:
         put_position(account, replace(held, close_order=None))
     drop_order(account, order.cl_ord_id)
-    # How it ended stays known, so that a crossing message about it is no violation.
-    account.put(account.ended_orders, order.cl_ord_id, status)
+    _remember(account, order.cl_ord_id, status)
+
+
+def _remember(account: LiveAccount, cl_ord_id: str, status: OrderStatus) -> None:
+    """Remember for people how an order ended."""
+    account.drop(account.ended_orders, cl_ord_id)
+    account.put(account.ended_orders, cl_ord_id, status)
+    if len(account.ended_orders) > MOST_ENDED:
+        account.drop(account.ended_orders, next(iter(account.ended_orders)))

@@ -2,6 +2,10 @@
 
 A quote lives until it is hit, withdrawn, declined or expired. A quote request lives until it is
 refused, expired, or served: the hit of a quote that answers it ends it, with all its other quotes.
+
+Ids. A QuoteReqID or QuoteID must differ only from what is alive of its kind (``spec.md`` 11). So a
+message of the trader means the live quote only if its frame covers that quote's frame: an older
+quote may have had the same name.
 """
 
 from __future__ import annotations
@@ -15,7 +19,8 @@ from psymm.messages import (
     QuoteResponse,
 )
 from psymm.rulebook.account import LiveQuote, OpenRequest
-from psymm.rulebook.checks import check_price, check_quantity, instrument_of, use_id
+from psymm.rulebook.checks import check_price, check_quantity, instrument_of
+from psymm.rulebook.inputs import RuledFrame
 from psymm.rulebook.live_account import LiveAccount
 from psymm.rulebook.violation import decimal, refuse
 
@@ -30,7 +35,11 @@ def ask(account: LiveAccount, said: QuoteRequest) -> None:
         refuse("expired", expire_time=expire, clock=account.clock)
     if len(account.requests) >= account.terms.limits.open_quotes:
         refuse("too-many-quotes", open=len(account.requests))
-    use_id(account, "QuoteReqID", said.quote_req_id)
+    # A request that has ended may leave its name to another, but not while its quotes live.
+    if said.quote_req_id in account.requests or any(
+        live.request_id == said.quote_req_id for live in account.quotes.values()
+    ):
+        refuse("duplicate-id", kind="QuoteReqID", id=said.quote_req_id)
     request = OpenRequest(
         quote_req_id=said.quote_req_id,
         symbol=said.symbol,
@@ -49,7 +58,7 @@ def decline_request(account: LiveAccount, said: QuoteRequestReject) -> None:
     account.drop(account.requests, said.quote_req_id)
 
 
-def quote(account: LiveAccount, said: Quote) -> None:
+def quote(account: LiveAccount, entry: RuledFrame, said: Quote) -> None:
     """S: a quote lives until it is hit, withdrawn, declined, or expires."""
     instrument = instrument_of(account, said.symbol)
     if said.quote_req_id is not None:
@@ -75,9 +84,11 @@ def quote(account: LiveAccount, said: Quote) -> None:
         refuse("life-too-long", valid_until_time=said.valid_until_time, clock=account.clock)
     if len(account.quotes) >= account.terms.limits.open_quotes:
         refuse("too-many-quotes", open=len(account.quotes))
-    use_id(account, "QuoteID", said.quote_id)
+    if said.quote_id in account.quotes:
+        refuse("duplicate-id", kind="QuoteID", id=said.quote_id)
     live = LiveQuote(
         quote_id=said.quote_id,
+        seq=entry.seq,
         symbol=said.symbol,
         valid_until=said.valid_until_time,
         request_id=said.quote_req_id,
@@ -118,16 +129,13 @@ def withdraw(account: LiveAccount, said: QuoteCancel) -> None:
             if said.quote_id is None:
                 refuse("missing-field", field="QuoteID")
             # A quote that was hit or has expired may be named: the messages crossed.
-            if f"QuoteID:{said.quote_id}" not in account.used_ids:
-                refuse("unknown-quote", quote_id=said.quote_id)
             names = [said.quote_id]
     for name in names:
         account.drop(account.quotes, name)
 
 
-def pass_on(account: LiveAccount, said: QuoteResponse) -> None:
+def pass_on(account: LiveAccount, entry: RuledFrame, said: QuoteResponse) -> None:
     """AJ: the trader declines a quote, which ends. One that has ended does not change."""
-    if f"QuoteID:{said.quote_id}" not in account.used_ids:
-        refuse("unknown-quote", quote_id=said.quote_id)
-    use_id(account, "QuoteRespID", said.quote_resp_id)
-    account.drop(account.quotes, said.quote_id)
+    live = account.quotes.get(said.quote_id)
+    if live is not None and live.seq <= entry.peer_seq:
+        account.drop(account.quotes, said.quote_id)

@@ -195,13 +195,13 @@ def rule(  # noqa: C901
         case m.QuoteRequestReject():
             quotes.decline_request(account, said)
         case m.Quote():
-            quotes.quote(account, said)
+            quotes.quote(account, entry, said)
         case m.QuoteCancel():
             quotes.withdraw(account, said)
         case m.QuoteResponse():
-            quotes.pass_on(account, said)
+            quotes.pass_on(account, entry, said)
         case m.NewOrderSingle():
-            orders.send(account, said)
+            orders.send(account, entry, said)
             # Payees were named for the flat account, which an order ends.
             settlement.forget_payees(account)
         case m.OrderCancelRequest():
@@ -211,7 +211,7 @@ def rule(  # noqa: C901
         case m.OrderCancelReject():
             orders.refuse_request(account, said)
         case m.ExecutionReport():
-            orders.report(account, said)
+            orders.report(account, entry, said)
         case m.ForceAction():
             orders.force(account, said)
         case m.OraclePrice():

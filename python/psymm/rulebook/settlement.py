@@ -49,6 +49,8 @@ from psymm.rulebook.value import replace
 from psymm.rulebook.violation import FactsBehind, refuse
 from psymm.terms import NANOSECONDS, Terms
 
+MOST_PROPOSALS = 4
+"""How many proposals are kept, alive or dead (``spec.md`` 11)."""
 DEADLINE_STEP_S = 300
 """Deadlines are multiples of this, in seconds, so that they cannot tell sessions apart."""
 
@@ -198,7 +200,11 @@ def propose(
         fee=said.fee,
         deadline_s=said.deadline,
     )
-    # Kept by commitment even after it dies: the chain may still have mined it.
+    # Kept by commitment even after it dies: the chain may still have mined it. The oldest one died
+    # long before a fifth can be signed; if it was mined, its notes are cited as spent (``cite``).
+    if len(account.proposals) >= MOST_PROPOSALS:
+        oldest = min(account.proposals.values(), key=lambda each: (each.deadline_s, each.seq))
+        account.drop(account.proposals, oldest.commitments[0])
     account.put(account.proposals, said.commitment0, proposal)
     account.alive = said.commitment0
 

@@ -222,10 +222,6 @@ class RulebookLedger:
                 return True
         return False
 
-    def ids(self) -> int:
-        account = self._replay.latest
-        return len(account.used_ids) + len(account.ended_orders)
-
     def answer_due(self, lane: int) -> tuple[Checkpoint, int] | None:
         if self._replay.offer is None and not self._names_checkpoint():
             return None
