@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from psymm.messages import JsonError, Message, decode
-from psymm.rulebook.account import Lane
+from psymm.rulebook.account import LANES, Lane
 
 
 def has_come(sending_time: int, at: int, skew: int) -> bool:
@@ -65,7 +65,7 @@ class RuledFrame(NamedTuple):
         except JsonError as error:
             malformed = error.code
         return RuledFrame(
-            Lane(frame.lane),
+            LANES[frame.lane],
             frame.seq,
             frame.peer_seq,
             frame.sending_time,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 from psymm.rulebook.books import TABLES, Account, Books
 
@@ -52,13 +52,13 @@ class LiveAccount(Books):
 
     def put(self, table: Mapping[K, V], key: K, value: V) -> None:
         """Set an entry of one of the account's tables."""
-        held = cast("dict[K, V]", table)
+        held: dict[K, V] = table  # type: ignore[assignment]
         self._log.append((held, key, held.get(key, _ABSENT)))
         held[key] = value
 
     def drop(self, table: Mapping[K, V], key: K) -> None:
         """Remove an entry of one of the account's tables, if it is there."""
-        held = cast("dict[K, V]", table)
+        held: dict[K, V] = table  # type: ignore[assignment]
         if key in held:
             self._log.append((held, key, held.pop(key)))
 

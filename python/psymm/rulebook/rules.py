@@ -16,7 +16,7 @@ from psymm.rulebook.books import Books
 from psymm.rulebook.inputs import ChainFacts, ReplayInputs, RuledFrame, has_come
 from psymm.rulebook.live_account import LiveAccount
 from psymm.rulebook.totals import first_expiry
-from psymm.rulebook.violation import FactsBehind, RuleBroken, Violation, refuse, violated
+from psymm.rulebook.violation import RuleBroken, Violation, refuse, violated
 
 _TRADERS: Final = (
     m.QuoteRequest,
@@ -94,9 +94,8 @@ def judge(
         facts: what is known of the chain.
         named: what a UCP may name here.
 
-    Raises FactsBehind if the facts do not suffice; then the account has not changed.
+    Raises FactsBehind if the facts do not suffice; the caller then undoes what the frame did.
     """
-    before = account.mark
     noticed = facts.noticed.get((int(entry.lane), entry.seq)) if facts.noticed else None
     violation: Violation | None = None
     if noticed is not None and not has_come(
@@ -114,9 +113,6 @@ def judge(
         except RuleBroken as refused:
             account.undo_to(advanced)
             violation = refused.violation
-        except FactsBehind:
-            account.undo_to(before)
-            raise
     # After every frame, valid or not: each one shows whether its lane leaves an offer unanswered.
     if account.offer is not None:
         checkpoint.overdue(account, entry)

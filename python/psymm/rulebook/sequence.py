@@ -52,7 +52,7 @@ from psymm.rulebook.events import Event, Fault, Ruling, is_fault
 from psymm.rulebook.inputs import ChainFacts, ReplayInputs, RuledFrame
 from psymm.rulebook.live_account import LiveAccount
 from psymm.rulebook.rules import NO_TIME, beyond, judge
-from psymm.rulebook.violation import Violation
+from psymm.rulebook.violation import FactsBehind, Violation
 from psymm.terms import Terms
 
 _NEVER_UNDONE: Final = 2**64
@@ -313,7 +313,11 @@ class FrameSequence:
         said, mark = entry.message, account.mark
         if isinstance(said, Checkpoint):
             self.write_out(named)
-        violation = judge(account, entry, legal_time, self.inputs, self.facts, named)
+        try:
+            violation = judge(account, entry, legal_time, self.inputs, self.facts, named)
+        except FactsBehind:
+            account.undo_to(mark)
+            raise
         rulings.append(Ruling(entry.lane, entry.seq, said, legal_time or account.clock, violation))
         self.events.append(
             Event(entry, legal_time, mark, account.solver_seq, violation, violation, named, shaken)
@@ -365,6 +369,10 @@ class FrameSequence:
         """
         events = self.events if saved is None else saved.events
         many = len(events) if saved is None else saved.many
+        # Usually it is the last one.
+        last = events[many - 1].entry if many else None
+        if last is not None and last.lane is Lane.SOLVER and last.seq == seq:
+            return last.sending_time
         found = bisect_left(events, seq, hi=many, key=lambda event: event.solver_seq)
         # A frame from before the checkpoint at which the replay began has no date here.
         if found == many or events[found].entry.lane is not Lane.SOLVER:

@@ -319,7 +319,7 @@ class Replay:
         else:
             floor = self._pending[0].seq - 1 if self._pending else self._heads[0]
             sent = self._pending_at
-        skew = self.terms.timeouts.skew
+        skew = self._sequence.terms.timeouts.skew
         if entry.peer_seq <= floor or has_come(sent(entry.peer_seq), entry.sending_time, skew):
             return entry
         # Dates in a lane never decrease, so a binary search finds the last frame it can have seen.
