@@ -18,7 +18,7 @@ CORE_SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find core -type f -
 CIRCUIT_SOURCES := $(shell find circuits -type f -name '*.nr' -o -type f -name '*.toml' -path 'circuits/*' 2>/dev/null)
 CONTRACT_SOURCES := contracts/foundry.toml $(shell find contracts/src -type f -name '*.sol' -not -path '*/verifiers/*' 2>/dev/null)
 
-.PHONY: help setup demo test lint wheel library clean bench bench-stages bench-session bench-strangers mutate-circuits \
+.PHONY: help setup demo test lint wheel library clean bench bench-stages bench-rulebook bench-session bench-strangers mutate-circuits \
         test-core test-circuits test-contracts test-python test-mutants \
         fuzz test-memory test-valgrind test-sanitizer soak
 
@@ -37,6 +37,7 @@ help:
 	@echo 'make bench            verification compared with other libraries, in one table; QUICK=1, FULL=0, ONLY=…'
 	@echo 'make bench-stages     the time that each stage of verifying a transcript takes'
 	@echo 'make bench-strangers  one client that asks for quotes while twelve others send nonsense'
+	@echo 'make bench-rulebook   frames a second of the rulebook, and its memory, over a million frames; QUICK=1'
 	@echo 'make bench-session    sessions under load compared with QuickFIX, in one table; QUICK=1, ONLY=…'
 	@echo 'make lint             ruff, mypy, imports, clippy, rustfmt, forge fmt'
 	@echo 'make clean            delete all build products'
@@ -181,6 +182,9 @@ bench-stages: build/core.stamp
 
 bench-session: build/core.stamp
 	@$(PY) benches/sessions.py $(if $(QUICK),--quick) $(if $(WRITE),--write) $(ONLY)
+
+bench-rulebook: build/core.stamp
+	@$(PY) benches/rulebook.py
 
 bench-strangers: build/core.stamp
 	@$(PY) benches/strangers.py

@@ -156,7 +156,7 @@ class Scene:
             self.now if at is None else at,
             said if isinstance(said, bytes) else encode(said),
         )
-        self.replay, rulings = self.replay.step(frame)
+        rulings = self.replay.step(frame)
         self.frames.append(frame)
         return rulings
 
@@ -292,8 +292,11 @@ def hit(
     side: Side = Side.BUY,
     *,
     expire: int = START + 600 * NANOSECONDS,
+    price: str | None = None,
 ) -> NewOrderSingle:
-    """An order that hits a quote."""
+    """An order that hits a quote; its price is that of `quote` unless `price` says otherwise."""
+    if price is None:
+        price = "1001" if side is Side.BUY else "999"
     return NewOrderSingle(
         cl_ord_id=name,
         symbol="BTC",
@@ -302,6 +305,7 @@ def hit(
         ord_type=OrdType.PREVIOUSLY_QUOTED,
         position_effect=PositionEffect.OPEN,
         expire_time=expire,
+        price=dec(price),
         quote_id=quote_id,
     )
 

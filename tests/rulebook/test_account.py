@@ -60,18 +60,21 @@ from psymm.messages import (
     Side,
 )
 from psymm.rulebook import (
+    Account,
     ChainFacts,
     ChainPlace,
     FactsBehind,
     Lane,
     Price,
+    Replay,
     balances,
     open_orders,
     positions,
 )
 from psymm.rulebook.checkpoint import restore
-from psymm.rulebook.oracle import in_effect
+from psymm.rulebook.live_account import LiveAccount
 from psymm.rulebook.settlement import payee_digest, settlement_digest
+from psymm.rulebook.totals import put_price
 from psymm.terms import NANOSECONDS, UNIT, CollateralTerms, Limits, Rates
 
 T, S = Lane.TRADER, Lane.SOLVER
@@ -83,7 +86,15 @@ def priced(scene: Scene, symbol: str, price: str) -> None:
     """An oracle price in effect, as UPX leaves it (its signatures have their own tests)."""
     account = scene.account
     made = Price(price=dec(price), timestamp=account.clock)
-    scene.replay = replace(scene.replay, account=in_effect(account, symbol, made))
+    account = in_effect(account, symbol, made)
+    scene.replay = Replay.at_checkpoint(scene.replay.inputs, scene.terms, account)
+
+
+def in_effect(account: Account, symbol: str, price: Price) -> Account:
+    """The account with a price in effect."""
+    live = LiveAccount(account)
+    put_price(live, symbol, price)
+    return live.snapshot()
 
 
 # --- formulas ----------------------------------------------------------------------------------
@@ -258,8 +269,8 @@ def test_the_account_s_hash_is_keccak_of_its_canonical_bytes(scene: Scene) -> No
     scene.opened()
     scene.trade(limit("o"))
     scene.solver(quote("q", scene.now + SECOND))
-    assert scene.account.hash == keccak(scene.account.canonical())
-    parsed = json.loads(scene.account.canonical())
+    assert scene.account.hash == keccak(scene.account.document())
+    parsed = json.loads(scene.account.document())
     assert parsed["orders"]["o"]["status"] == "pending"
     assert parsed["terms"] == "0x" + scene.terms.hash.hex()
 
@@ -272,7 +283,7 @@ def test_canonical_bytes_hold_strings_only(scene: Scene) -> None:
             return [s for each in value for s in scalars(each)]
         return [value]
 
-    assert {type(s) for s in scalars(json.loads(scene.account.canonical()))} == {str}
+    assert {type(s) for s in scalars(json.loads(scene.account.document()))} == {str}
 
 
 def test_views_show_decimals(scene: Scene) -> None:
@@ -429,7 +440,7 @@ def proposes(scene: Scene, lane: Lane = S, **changes: object) -> Settlement:
 def mined(scene: Scene, block: int = 7) -> ChainFact:
     """The chain has the settlement in a block; the frame that cites it."""
     place = ChainPlace(block, b"\x77" * 32)
-    scene.replay = scene.replay.with_facts(
+    scene.replay.learn(
         ChainFacts(
             block=block,
             spent={TRADER_NOTE.nullifier: place, SOLVER_NOTE.nullifier: place},
@@ -588,7 +599,7 @@ def test_a_citation_that_was_denied_when_it_came_stays_false(scene: Scene) -> No
     fact = mined(scene)
     _, head = scene.replay.heads
     denied = replace(scene.replay.facts, denied=frozenset({(1, head + 1)}))
-    scene.replay = scene.replay.with_facts(denied)
+    scene.replay.learn(denied)
     scene.violation_of_solver(fact, "false-citation")
     assert scene.solver(fact) is None
 
@@ -596,7 +607,7 @@ def test_a_citation_that_was_denied_when_it_came_stays_false(scene: Scene) -> No
 def test_a_block_beyond_the_facts_is_not_ruled_but_asked_for(scene: Scene) -> None:
     scene.solver(proposes(scene))
     fact = mined(scene)
-    scene.replay = scene.replay.with_facts(ChainFacts(block=6))
+    scene.replay.learn(ChainFacts(block=6))
     with pytest.raises(FactsBehind):
         scene.solver(fact)
 
@@ -606,7 +617,7 @@ def test_a_custody_whose_notes_another_move_spent_has_ended(scene: Scene) -> Non
     fact = mined(scene)
     facts = scene.replay.facts
     elsewhere = ChainPlace(7, b"\x78" * 32)
-    scene.replay = scene.replay.with_facts(
+    scene.replay.learn(
         replace(facts, inserted=dict.fromkeys(outputs(scene.account.payouts), elsewhere))
     )
     assert scene.solver(fact) is None
@@ -619,7 +630,7 @@ def test_a_custody_whose_notes_another_move_spent_has_ended(scene: Scene) -> Non
 def test_a_nullifier_of_no_note_listed_here_is_nobody_s_business(scene: Scene) -> None:
     place = ChainPlace(7, b"\x77" * 32)
     facts = ChainFacts(block=7, spent={b"\x99" * 32: place})
-    scene.replay = scene.replay.with_facts(facts)
+    scene.replay.learn(facts)
     fact = ChainFact(
         fact_kind=FactKind.SPENT,
         block_number=7,
@@ -801,9 +812,7 @@ def occupied(scene: Scene, commitment: bytes) -> ChainFact:
     """Somebody else put this commitment into the tree; the frame that cites it."""
     place = ChainPlace(9, b"\x99" * 32)
     facts = scene.replay.facts
-    scene.replay = scene.replay.with_facts(
-        replace(facts, block=9, inserted={**facts.inserted, commitment: place})
-    )
+    scene.replay.learn(replace(facts, block=9, inserted={**facts.inserted, commitment: place}))
     return ChainFact(
         fact_kind=FactKind.INSERTED,
         block_number=9,

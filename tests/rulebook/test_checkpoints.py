@@ -28,11 +28,12 @@ from rulebook_scene import (
     logon,
     make_terms,
     quote,
+    report,
     trade,
 )
 from test_properties import EVENTS, TERMS, Party, solvers_idea, traders_idea
 
-from psymm.messages import Checkpoint, Heartbeat, Message, Reject, encode
+from psymm.messages import Checkpoint, ExecType, Heartbeat, Message, Reject, encode
 from psymm.rulebook import (
     Account,
     AccountRefused,
@@ -59,7 +60,7 @@ def right(scene: Scene) -> Checkpoint:
     """What either lane can offer now: the trader's last frame covers the solver's last, and the
     solver covers that one."""
     scene.trade(Heartbeat())
-    said = offer(scene.account, scene.replay.named)
+    said = offer(scene.account, scene.replay.named())
     assert said is not None
     return said
 
@@ -151,7 +152,7 @@ def test_while_an_offer_stands_no_other_is_made(scene: Scene) -> None:
 def test_of_two_offers_that_cross_the_solver_s_stands(scene: Scene) -> None:
     scene.trade(Heartbeat())
     seen = scene.account.solver_seq
-    solvers = offer(scene.account, scene.replay.named)
+    solvers = offer(scene.account, scene.replay.named())
     assert solvers is not None
     assert scene.solver(solvers) is None
     # The trader, which has not seen it, covers one frame more and offers that.
@@ -190,16 +191,17 @@ def test_a_checkpoint_begins_the_limits_anew_at_the_frames_that_it_names() -> No
     assert scene.trade(limit("again", "0.1")) is None
 
 
-def test_an_id_stays_single_use_across_checkpoints(scene: Scene) -> None:
-    scene.opened()
-    (used,) = (key for key in scene.account.used_ids if key.startswith("ClOrdID"))
+def test_rule_11_an_id_stays_taken_across_checkpoints_while_it_is_alive(scene: Scene) -> None:
+    scene.trade(limit("o", expire=START + 3000 * NANOSECONDS))
     account = agreed(scene)
     begun = Scene(scene.terms)
     begun.replay = Replay.at_checkpoint(OPENING, scene.terms, restored(account))
     begun.now = scene.now
-    found = begun.trade(limit(used.partition(":")[2], "0.1"))
+    found = begun.trade(limit("o", "0.1"))
     assert found is not None
     assert found.name == "duplicate-id"
+    assert begun.solver(report("d", "o", ExecType.REJECTED)) is None
+    assert begun.trade(limit("o", "0.1")) is None
 
 
 # --- refusing -----------------------------------------------------------------------------------
@@ -284,10 +286,10 @@ def test_a_frame_found_late_is_not_named_by_an_account_that_others_were_ruled_on
     assert scene.solver(quote("q2", scene.now + 30 * NANOSECONDS)) is None
     scene.trader(Heartbeat(), at=scene.now + T_NS * 2, covers=seen + 1)
     scene.cover(at=scene.now + MS)
-    assert scene.replay.named.account is not None
-    assert not scene.replay.named.firm
-    assert offer(scene.account, scene.replay.named) is None
-    at = scene.replay.named.account
+    assert scene.replay.named().account is not None
+    assert not scene.replay.named().firm
+    assert offer(scene.account, scene.replay.named()) is None
+    at = scene.replay.named().account
     said = Checkpoint(account_hash=at.hash, solver_seq=at.solver_seq, trader_seq=at.trader_seq)
     assert scene.solver(said) is None
     assert scene.account.offer is None
@@ -311,8 +313,8 @@ def test_a_frame_void_by_the_date_of_one_before_it_is_not_behind_a_checkpoint(
     void, _ = scene.cover()
     assert void.violation is not None
     assert void.violation.name == "covers-ahead"
-    assert offer(scene.account, scene.replay.named) is None
-    at = scene.replay.named.account
+    assert offer(scene.account, scene.replay.named()) is None
+    at = scene.replay.named().account
     assert at is not None
     assert at.solver_seq == named
     said = Checkpoint(account_hash=at.hash, solver_seq=named, trader_seq=at.trader_seq)
@@ -322,7 +324,7 @@ def test_a_frame_void_by_the_date_of_one_before_it_is_not_behind_a_checkpoint(
     account = agreed(scene)
     begun = Replay.at_checkpoint(OPENING, scene.terms, restored(account))
     for frame in since(account, scene.frames):
-        begun, _ = begun.step(frame)
+        begun.step(frame)
     assert begun.account.hash == scene.account.hash
     assert not len(begun.account.orders)
 
@@ -349,7 +351,7 @@ class Talker(Party):
         frame = WrittenFrame(
             self.lane, own + 1, other if covers is None else covers, self.last, payload
         )
-        self.replay, _ = self.replay.step(frame)
+        self.replay.step(frame)
         if self.lane is Lane.SOLVER:
             self.after[frame.seq] = self.replay.account.hash
         self.seen.append(frame)
@@ -357,20 +359,19 @@ class Talker(Party):
         return frame
 
     def covers(self) -> int:
-        view = self.replay.look_ahead().replay
-        return view.account.trader_covers if self.lane is Lane.TRADER else self.replay.heads[0]
+        return self.replay.trader_covers if self.lane is Lane.TRADER else self.replay.heads[0]
 
     def idea(self, rng: Random) -> tuple[Message, int | None] | None:
         """A UCP: the one that is due, or one that is not right."""
-        view = self.replay.look_ahead().replay
-        said = answer(view.account, self.lane)
+        account = self.replay.projected()
+        said = answer(account, self.lane)
         if said is None:
-            said = offer(view.account, view.named)
+            said = offer(account, self.replay.named())
             covers = None if said is None else self.covers()
         else:
             covers = None
         if rng.randint(0, 5) == 0:
-            at = view.account
+            at = account
             said = Checkpoint(
                 account_hash=rng.choice(
                     [at.hash, bytes(32), said.account_hash if said else b"\x01" * 32]
@@ -485,17 +486,17 @@ def checkpoints_in(seed: int, *, honest: bool = True) -> int:  # noqa: C901
         for party in (trader, solver):
             begun = Replay.at_checkpoint(party.replay.inputs, TERMS, start)
             for frame in since(account, party.seen):
-                begun, _ = begun.step(frame)
+                begun.step(frame)
                 seq = begun.account.solver_seq
                 if frame.lane == Lane.SOLVER and party is solver and seq >= at_force.solver_seq:
                     assert begun.account.hash == party.after[seq]
             assert begun.account.hash == party.replay.account.hash
             assert begun.faults == party.replay.faults
             assert begun.pending == party.replay.pending
-            assert begun.named.account == party.replay.named.account or (
-                begun.named.account is not None
-                and party.replay.named.account is not None
-                and begun.named.account.hash == party.replay.named.account.hash
+            assert begun.named().account == party.replay.named().account or (
+                begun.named().account is not None
+                and party.replay.named().account is not None
+                and begun.named().account.hash == party.replay.named().account.hash
             )
     return len(points)
 
@@ -530,7 +531,7 @@ def test_an_account_comes_back_from_its_bytes() -> None:
     again = restored(BUSY)
     assert again.hash == BUSY.hash
     assert again.document() == DOCUMENT
-    assert replace(again, next_expiry=BUSY.next_expiry) == BUSY
+    assert replace(again, ended_orders=BUSY.ended_orders, next_expiry=BUSY.next_expiry) == BUSY
 
 
 def test_an_account_of_other_terms_is_refused() -> None:
@@ -574,17 +575,17 @@ def test_whatever_is_no_account_is_refused_by_name(found: object) -> None:
 
 def test_two_accounts_differ_first_in_the_field_that_is_named() -> None:
     position = next(iter(BUSY.positions.values()))
-    table = BUSY.positions.put(position.position_id, replace(position, quantity=1))
+    table = {**BUSY.positions, position.position_id: replace(position, quantity=1)}
     theirs = replace(BUSY, positions=table, realised=5)
-    found = first_difference(BUSY.canonical(), theirs.canonical())
+    found = first_difference(BUSY.document(), theirs.document())
     assert found is not None
     assert found.field == f"positions.0x{position.position_id.hex()}.quantity"
     assert (found.ours, found.theirs) == (f'"{position.quantity}"', '"1"')
-    assert first_difference(BUSY.canonical(), BUSY.canonical()) is None
+    assert first_difference(BUSY.document(), BUSY.document()) is None
 
 
 def test_a_field_that_only_one_side_has_is_named_absent() -> None:
-    found = first_difference(BUSY.canonical(), replace(BUSY, checkpoint=None).canonical())
+    found = first_difference(BUSY.document(), replace(BUSY, checkpoint=None).document())
     assert found is not None
     assert (found.field, found.theirs) == ("checkpoint", "absent")
 
@@ -592,4 +593,4 @@ def test_a_field_that_only_one_side_has_is_named_absent() -> None:
 @pytest.mark.parametrize("raw", [b"", b"[]", b"\xff", b"[" * 100_000, b'{"a":1,"a":2}'])
 def test_what_cannot_be_compared_is_refused_by_name(raw: bytes) -> None:
     with pytest.raises(AccountRefused):
-        first_difference(BUSY.canonical(), raw)
+        first_difference(BUSY.document(), raw)

@@ -12,6 +12,7 @@ from psymm.messages import Heartbeat, Message, Reject, encode
 from psymm.rulebook import ChainFacts, Fault, Lane, OrderStatus, Replay
 from psymm.rulebook import sequence as sequence_module
 from psymm.rulebook.inputs import RuledFrame
+from psymm.rulebook.live_account import LiveAccount
 from psymm.rulebook.rules import MOST_UNCOVERED
 from psymm.terms import NANOSECONDS
 
@@ -49,9 +50,9 @@ def test_many_late_frames_that_one_frame_covers_are_applied_again_once(
     """Each of the trader's decides one late frame; once that was N^2 / 2 rulings."""
     at, count = started(), Count(monkeypatch)
     for i in range(frames):
-        at, _ = at.step_entry(beat(Lane.SOLVER, i + 1, 0, START + i))
+        at.step_entry(beat(Lane.SOLVER, i + 1, 0, START + i))
     for i in range(frames):
-        at, _ = at.step_entry(beat(Lane.TRADER, i + 1, i + 1, START + 10 * T + i))
+        at.step_entry(beat(Lane.TRADER, i + 1, i + 1, START + 10 * T + i))
     at.step_entry(beat(Lane.SOLVER, frames + 1, frames, START + 10 * T + frames))
     assert count.rulings <= 3 * frames + 1
 
@@ -64,11 +65,11 @@ def test_late_frames_that_are_covered_one_by_one_cost_a_bounded_part_each(
     frame more often than so many may be uncovered in front of it."""
     at, count = started(), Count(monkeypatch)
     for i in range(frames):
-        at, _ = at.step_entry(beat(Lane.SOLVER, i + 1, 0, START + i))
+        at.step_entry(beat(Lane.SOLVER, i + 1, 0, START + i))
     for i in range(frames):
         late = START + 10 * T + i
-        at, _ = at.step_entry(beat(Lane.TRADER, i + 1, i + 1, late))
-        at, _ = at.step_entry(beat(Lane.SOLVER, frames + i + 1, i + 1, late))
+        at.step_entry(beat(Lane.TRADER, i + 1, i + 1, late))
+        at.step_entry(beat(Lane.SOLVER, frames + i + 1, i + 1, late))
     assert count.rulings <= 3 * frames * (MOST_UNCOVERED + 1)
 
 
@@ -172,12 +173,12 @@ def by_definition(frames: list[WrittenFrame]) -> tuple[object, ...]:
         return one.sending_time if first is None or not late else first.sending_time
 
     scene = Scene()
-    account, named = scene.account, scene.replay.named
+    account, named = LiveAccount(scene.account), scene.replay.named()
     for one in order:
-        account, _ = sequence_module.judge(
+        sequence_module.judge(
             account, RuledFrame.read(one), legal(one), scene.replay.inputs, ChainFacts(), named
         )
-    return account.hash, account.clock
+    return account.snapshot().hash, account.clock
 
 
 def history(seed: int) -> list[WrittenFrame]:
@@ -209,7 +210,7 @@ def history(seed: int) -> list[WrittenFrame]:
 def test_every_account_is_what_legal_time_says_by_its_definition(seed: int) -> None:
     frames, at = history(seed), Scene()
     for i, frame in enumerate(frames):
-        at.replay, _ = at.replay.step(frame)
+        at.replay.step(frame)
         if frame.lane == Lane.SOLVER:
             expected = by_definition(frames[: i + 1])
             assert (at.account.hash, at.account.clock) == expected

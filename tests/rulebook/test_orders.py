@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 from rulebook_scene import BTC, ETH, START, Scene, dec, hit, limit, make_terms, quote, report, trade
 
+from psymm._core import keccak256
 from psymm.messages import (
     CxlRejReason,
     CxlRejResponseTo,
@@ -95,11 +96,12 @@ def test_each_part_of_a_fill_is_a_position_and_the_rest_stays_pending(scene: Sce
     assert scene.account.status_of("o") is OrderStatus.FILLED
 
 
-def test_a_position_s_id_is_a_function_of_custody_order_and_fill(scene: Scene) -> None:
+def test_rule_11_a_position_s_id_is_of_the_custody_and_the_frame_that_filled(scene: Scene) -> None:
     made = scene.opened()
-    (position,) = scene.account.positions.values()
-    assert made == position_id(scene.account.custody, position.cl_ord_id, "e-2")
-    assert position_id(bytes(32), "ab", "c") != position_id(bytes(32), "a", "bc")
+    assert made == position_id(scene.account.custody, scene.account.solver_seq)
+    assert made == keccak256(
+        b"psymm-position" + scene.account.custody + scene.account.solver_seq.to_bytes(8, "big")
+    )
 
 
 def test_a_fill_above_what_is_left_is_refused(scene: Scene) -> None:
@@ -124,17 +126,39 @@ def test_a_fill_of_an_order_never_sent_is_refused(scene: Scene) -> None:
     scene.violation_of_solver(trade("e", "nothing"), "unknown-order")
 
 
-def test_an_execution_id_serves_once(scene: Scene) -> None:
+def test_rule_11_two_fills_may_have_one_exec_id(scene: Scene) -> None:
     scene.trade(limit("o", "2"))
-    scene.solver(trade("e", "o", "1"))
-    scene.violation_of_solver(trade("e", "o", "1"), "duplicate-id")
+    assert scene.solver(trade("e", "o", "1")) is None
+    assert scene.solver(trade("e", "o", "1")) is None
+    assert len(scene.account.positions) == 2
 
 
-def test_an_order_id_serves_once_even_after_the_order_has_ended(scene: Scene) -> None:
+def test_rule_11_an_order_id_must_differ_from_what_is_alive(scene: Scene) -> None:
     scene.trade(limit("o"))
-    scene.trade(cancel("c", "o"))
     scene.violation_of_trader(limit("o"), "duplicate-id")
-    scene.violation_of_trader(limit("c"), "duplicate-id")
+    scene.violation_of_trader(cancel("o", "o"), "duplicate-id")
+    scene.trade(cancel("c", "o"))
+    assert scene.trade(limit("o")) is None, "the first has ended"
+    assert scene.solver(report("l", "o", ExecType.NEW)) is None
+    assert scene.trade(replacing("n", "o", "2", "1000")) is None
+    scene.violation_of_trader(limit("n"), "duplicate-id")
+    scene.violation_of_trader(limit("o"), "duplicate-id")
+    assert scene.solver(report("r", "o", ExecType.REPLACED)) is None
+    assert scene.trade(limit("o")) is None
+
+
+def test_rule_11_an_order_that_has_ended_leaves_nothing_in_the_account(scene: Scene) -> None:
+    scene.opened()
+    (position,) = scene.account.positions.values()
+    closes = limit("c", "1", "1000", Side.SELL, closes=position.position_id)
+    scene.trade(closes)
+    scene.solver(trade("e", "c"))
+    empty = len(scene.account.document())
+    for _ in range(300):
+        assert scene.trade(limit("again")) is None
+        assert scene.solver(report("d", "again", ExecType.REJECTED)) is None
+    assert len(scene.account.document()) <= empty + 20, "but for numbers that have grown"
+    assert len(scene.account.ended_orders) <= 128
 
 
 def test_what_a_fill_states_of_the_order_must_be_right(scene: Scene) -> None:
@@ -328,13 +352,13 @@ def test_declining_is_free_until_the_order_is_filled(scene: Scene, locked: bool)
     assert scene.solver(report("d", "o", ExecType.REJECTED)) is None
     assert scene.account.status_of("o") is OrderStatus.DECLINED
     assert scene.account.payouts == before
-    scene.violation_of_solver(trade("e", "o"), "order-not-live")
+    scene.violation_of_solver(trade("e", "o"), "unknown-order")
 
 
 def test_a_filled_order_cannot_be_declined(scene: Scene) -> None:
     scene.trade(limit("o"))
     scene.solver(trade("e", "o"))
-    scene.violation_of_solver(report("d", "o", ExecType.REJECTED), "order-not-live")
+    scene.violation_of_solver(report("d", "o", ExecType.REJECTED), "unknown-order")
 
 
 def test_a_cancel_takes_a_pending_order_at_once(scene: Scene) -> None:
@@ -351,7 +375,6 @@ def test_the_solver_may_confirm_how_an_order_has_ended(scene: Scene) -> None:
     assert scene.solver(report("x", "o", ExecType.REPLACED)) is None
     assert scene.solver(report("y", "n", ExecType.CANCELED)) is None
     assert scene.account.ended_orders == before
-    scene.violation_of_solver(report("z", "n", ExecType.EXPIRED), "order-not-live")
 
 
 def test_a_cancel_that_the_solver_had_seen_stops_the_fill(scene: Scene) -> None:
@@ -359,7 +382,7 @@ def test_a_cancel_that_the_solver_had_seen_stops_the_fill(scene: Scene) -> None:
     scene.trader(cancel("c", "o"))
     found = scene.solver(trade("e", "o"))
     assert found is not None
-    assert found.name == "order-not-live"
+    assert found.name == "unknown-order"
     assert not len(scene.account.positions)
 
 
@@ -409,7 +432,9 @@ def test_a_cancel_is_accepted_only_where_it_was_asked_for(scene: Scene) -> None:
 
 
 def test_a_cancel_of_an_order_never_sent_is_refused(scene: Scene) -> None:
-    scene.violation_of_trader(cancel("c", "nothing"), "unknown-order")
+    before = scene.money_and_business()
+    assert scene.trade(cancel("c", "nothing")) is None
+    assert scene.money_and_business() == before
 
 
 def test_a_pending_order_is_replaced_at_once(scene: Scene) -> None:
@@ -441,7 +466,7 @@ def test_a_replacement_is_asked_for_once_in_time_and_in_lots(scene: Scene) -> No
     scene.violation_of_trader(replacing("n1", "o", "1.0001", "1000"), "off-lot")
     past = replace(replacing("n2", "o", "1", "1000"), expire_time=START)
     scene.violation_of_trader(past, "expired")
-    scene.violation_of_trader(replacing("n3", "nothing", "1", "1000"), "unknown-order")
+    assert scene.trade(replacing("n3", "nothing", "1", "1000")) is None
     end = scene.now + 1
     last = replace(replacing("n4", "o", "1", "1000"), expire_time=end)
     scene.trader(last, at=end)
@@ -519,7 +544,7 @@ def test_an_order_dies_a_nanosecond_after_its_time(scene: Scene) -> None:
     scene.trade(limit("o", expire=end))
     found = scene.solver(trade("e", "o"), at=end + 1)
     assert found is not None
-    assert found.name == "order-not-live"
+    assert found.name == "unknown-order"
     assert scene.account.status_of("o") is OrderStatus.EXPIRED
 
 

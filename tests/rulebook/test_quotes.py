@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from rulebook_scene import Scene, dec, hit, limit, logon, make_terms, quote, trade
+from rulebook_scene import Scene, dec, hit, limit, logon, make_terms, quote, report, trade
 
 from psymm.messages import (
+    ExecType,
     Heartbeat,
     OrdType,
     QuoteCancel,
@@ -36,6 +37,37 @@ def test_a_request_a_quote_an_order_and_a_fill(scene: Scene) -> None:
     assert scene.trade(hit("o", "q")) is None
     assert scene.account.orders["o"].price == dec("1001")
     assert scene.solver(trade("e", "o", "1", "1001")) is None
+
+
+def test_a_hit_ends_the_request_that_was_answered_with_its_other_quotes(scene: Scene) -> None:
+    scene.trade(asks("r"))
+    scene.trade(asks("other"))
+    end = scene.now + 30 * SECOND
+    for name, request in (("q", "r"), ("q2", "r"), ("q3", "other"), ("q4", None)):
+        assert scene.solver(quote(name, end, quote_req_id=request)) is None
+    assert scene.trade(hit("o", "q")) is None
+    assert set(scene.account.requests) == {"other"}
+    assert set(scene.account.quotes) == {"q3", "q4"}
+    scene.violation_of_trader(hit("o2", "q2"), "unknown-quote")
+    scene.violation_of_solver(quote("q5", end, quote_req_id="r"), "unknown-quote-request")
+
+
+def test_a_refused_hit_ends_nothing(scene: Scene) -> None:
+    scene.trade(asks("r"))
+    scene.solver(quote("q", scene.now + 30 * SECOND, quote_req_id="r"))
+    scene.violation_of_trader(hit("o", "q", "6"), "quote-mismatch")
+    assert set(scene.account.requests) == {"r"}
+    assert set(scene.account.quotes) == {"q"}
+
+
+def test_a_fast_trader_by_request_never_meets_the_limit_of_quotes(scene: Scene) -> None:
+    for n in range(3 * scene.terms.limits.open_quotes):
+        assert scene.trade(asks(f"r{n}", "0.01")) is None
+        end = scene.now + 30 * SECOND
+        assert scene.solver(quote(f"q{n}", end, quote_req_id=f"r{n}")) is None
+        assert scene.trade(hit(f"o{n}", f"q{n}", "0.01")) is None
+        declined = report(f"e{n}", f"o{n}", ExecType.REJECTED)
+        assert scene.solver(declined) is None
 
 
 def test_a_sell_hits_the_bid(scene: Scene) -> None:
@@ -104,7 +136,9 @@ def test_a_quote_passed_on_is_gone(scene: Scene) -> None:
     passes = QuoteResponse(quote_resp_id="p", quote_id="q", quote_resp_type=QuoteRespType.PASS)
     assert scene.trade(passes) is None
     scene.violation_of_trader(hit("o", "q"), "unknown-quote")
-    scene.violation_of_trader(replace(passes, quote_resp_id="p2", quote_id="z"), "unknown-quote")
+    before = scene.money_and_business()
+    assert scene.trade(replace(passes, quote_id="z")) is None, "what has ended leaves no trace"
+    assert scene.money_and_business() == before
 
 
 def test_a_request_refused_cannot_be_quoted(scene: Scene) -> None:
@@ -148,13 +182,46 @@ def test_a_quote_may_live_as_long_as_the_terms_allow(scene: Scene) -> None:
     assert "q4" in scene.account.quotes, "a bid at the offer is not crossed"
 
 
-def test_a_quote_id_and_a_response_id_serve_once(scene: Scene) -> None:
+def test_rule_11_a_quote_id_must_differ_from_what_is_alive(scene: Scene) -> None:
     scene.solver(quote("q", scene.now + SECOND))
-    scene.solver(QuoteCancel(quote_cancel_type=QuoteCancelType.ALL))
     scene.violation_of_solver(quote("q", scene.now + SECOND), "duplicate-id")
+    scene.solver(QuoteCancel(quote_cancel_type=QuoteCancelType.ALL))
     passes = QuoteResponse(quote_resp_id="p", quote_id="q", quote_resp_type=QuoteRespType.PASS)
     assert scene.trade(passes) is None, "it crossed the withdrawal"
-    scene.violation_of_trader(passes, "duplicate-id")
+    assert scene.solver(quote("q", scene.now + SECOND)) is None
+
+
+def test_rule_11_a_message_means_the_live_quote_only_if_its_frame_covers_it(scene: Scene) -> None:
+    """The solver withdraws a quote and makes another of the same id while the trader's answers to
+    the first are on their way."""
+    scene.solver(quote("q", scene.now + 30 * SECOND))
+    seen = scene.account.solver_seq
+    scene.solver(QuoteCancel(quote_cancel_type=QuoteCancelType.ALL))
+    scene.solver(quote("q", scene.now + 30 * SECOND))
+    passes = QuoteResponse(quote_resp_id="p", quote_id="q", quote_resp_type=QuoteRespType.PASS)
+    scene.trader(passes, covers=seen)
+    scene.trader(hit("o", "q"), covers=seen)
+    passed, ordered = scene.cover()
+    assert passed.violation is None
+    assert ordered.violation is not None
+    assert ordered.violation.name == "unknown-quote"
+    assert "q" in scene.account.quotes
+    assert scene.trade(hit("o", "q")) is None
+
+
+def test_rule_11_a_request_id_is_taken_while_a_quote_that_answers_it_lives(scene: Scene) -> None:
+    scene.trader(asks("r", expire_time=scene.now + SECOND))
+    assert scene.solver(quote("q", scene.now + 30 * SECOND, quote_req_id="r")) is None
+    scene.cover(scene.now + 2 * SECOND)
+    assert "r" not in scene.account.requests
+    scene.violation_of_trader(asks("r"), "duplicate-id")
+    scene.solver(QuoteCancel(quote_cancel_type=QuoteCancelType.ALL))
+    assert scene.trade(asks("r")) is None
+
+
+def test_rule_11_a_hit_carries_its_price(scene: Scene) -> None:
+    scene.solver(quote("q", scene.now + 30 * SECOND))
+    scene.violation_of_trader(replace(hit("o", "q"), price=None), "missing-field")
 
 
 def test_a_quote_answers_a_request_for_its_own_symbol(scene: Scene) -> None:
@@ -173,7 +240,7 @@ def test_a_quote_answers_a_request_for_its_own_symbol(scene: Scene) -> None:
 def test_a_withdrawal_says_what_it_withdraws(scene: Scene, says: QuoteCancel) -> None:
     scene.violation_of_solver(says, "missing-field")
     never = QuoteCancel(quote_cancel_type=QuoteCancelType.QUOTE, quote_id="never")
-    scene.violation_of_solver(never, "unknown-quote")
+    assert scene.solver(never) is None
 
 
 def test_a_request_lives_no_longer_than_a_quote_may(scene: Scene) -> None:

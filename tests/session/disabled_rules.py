@@ -42,7 +42,8 @@ from psymm.messages import (
 )
 from psymm.rulebook import orders, quotes, rules, settlement
 from psymm.rulebook.account import OrderStatus
-from psymm.rulebook.sequence import Replay
+from psymm.rulebook.sequence import FrameSequence
+from psymm.rulebook.totals import drop_position
 from psymm.session.protocol import (
     HeadSync,
     Resumed,
@@ -317,16 +318,15 @@ def unwound(status: OrderStatus) -> Callable[[Any], Any]:
     """A cancel or replacement undoes what its order became before."""
 
     def wrap(was: Any) -> Any:
-        def ask(account: Any, said: Any) -> Any:
-            account, name = was(account, said), said.orig_cl_ord_id
+        def ask(account: Any, said: Any) -> None:
+            was(account, said)
+            name = said.orig_cl_ord_id
             if name not in account.ended_orders:
-                return account
-            positions = account.positions
-            for held in list(positions.values()):
+                return
+            for held in list(account.positions.values()):
                 if held.cl_ord_id == name:
-                    positions = positions.without(held.position_id)
-            ended = account.ended_orders.put(name, status)
-            return replace(account, positions=positions, ended_orders=ended)
+                    drop_position(account, held.position_id)
+            account.put(account.ended_orders, name, status)
 
         return ask
 
@@ -334,14 +334,26 @@ def unwound(status: OrderStatus) -> Callable[[Any], Any]:
 
 
 def hits_withdrawn(was: Any) -> Any:
-    def withdraw(account: Any, said: Any) -> Any:
-        account = was(account, said)
+    def withdraw(account: Any, said: Any) -> None:
+        was(account, said)
         for order in list(account.orders.values()):
             if order.quote_id == said.quote_id:
-                account = orders.end_order(account, order, OrderStatus.CANCELLED)
-        return account
+                orders.end_order(account, order, OrderStatus.CANCELLED)
 
     return withdraw
+
+
+def hits_again(was: Any) -> Any:
+    """A hit leaves its quote alive."""
+
+    def priced(account: Any, entry: Any, said: Any) -> int:
+        quote = account.quotes.get(said.quote_id)
+        price = int(was(account, entry, said))
+        if quote is not None:
+            account.put(account.quotes, said.quote_id, quote)
+        return price
+
+    return priced
 
 
 def bound(was: Any) -> Any:
@@ -366,7 +378,7 @@ def bound(was: Any) -> Any:
 
 # --- the rules ----------------------------------------------------------------------------------
 
-NO_CHANGE: Final = staticmethod(lambda account, said: account).__func__
+NO_CHANGE: Final = staticmethod(lambda account, *said: None).__func__
 NO_RESEND: Final = nothing(gaps, "resend", 0)
 TO_THE_END: Final = instead(
     gaps, "resend", lambda s, out, begin, end, lane: (s, out, begin, 0, lane)
@@ -661,23 +673,19 @@ _ROWS: Final[tuple[tuple[Off, str], ...]] = (
     ),
     (put(orders, "ask_replace", NO_CHANGE), "race-replace-part-filled race-replace-seen-first"),
     (
-        put(Replay, "_legal_time", lambda self, entry, covered: covered),
+        put(FrameSequence, "legal_time", lambda self, entry, covered: covered),
         "race-expiry-fill-in-time",
     ),
     (
-        put(Replay, "_legal_time", lambda self, entry, covered: entry.sending_time),
+        put(FrameSequence, "legal_time", lambda self, entry, covered: entry.sending_time),
         "race-expiry-fill-late",
     ),
-    (put(rules, "_expire", lambda account, clock: account), "race-expiry-order-late"),
+    (put(rules, "_expire", lambda account, clock: None), "race-expiry-order-late"),
     (put(orders, "_CANCELLING", ()), "race-fill-after-cancel-seen"),
     (put(quotes, "withdraw", NO_CHANGE), "race-quote-cancelled-while-hit"),
     (around(quotes, "withdraw", hits_withdrawn), "race-quote-hit-then-cancelled"),
     (
-        around(
-            orders,
-            "_priced",
-            lambda was: lambda account, said: (account, was(account, said)[1]),
-        ),
+        around(orders, "_priced", hits_again),
         "race-two-orders-one-quote",
     ),
     (nothing(settlement, "_check_covers"), "settle-payee-covers"),

@@ -315,7 +315,7 @@ async def test_a_session_goes_on_from_its_checkpoint_after_a_restart(
         far.protocol.receive_binary(entry.frame.raw, far.clock.now_ns())
         assert far.protocol.record.head(0).seq == entry.frame.seq
         with pytest.raises(Exception, match="duplicate-id"):
-            near.protocol.send(request(1), near.clock.now_ns())
+            near.protocol.send(request(2), near.clock.now_ns())
 
 
 def converse(near: SessionRunner, far: SessionRunner) -> None:
@@ -467,7 +467,7 @@ async def test_parts_of_an_account_that_nobody_disputes_are_dropped(
         await trio.sleep(3)
         named = stage.near.protocol.state.rulebook._replay.named.account  # type: ignore[attr-defined]
         for content, changes in [
-            (named.canonical(), {}),
+            (named.document(), {}),
             (b"{}", {"part": 2}),
             (b"{}", {"part": 0}),
             (b"{}", {"parts": 10**6}),

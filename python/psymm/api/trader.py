@@ -266,6 +266,9 @@ class Session:
         """Sign an order and return it; see `order` for what is raised."""
         if price is None and quote is None:
             raise ValueError("an order needs a price or a quote")
+        # The hit names its price, so that it cannot mean another quote of the same id.
+        if price is None and quote is not None:
+            price = quote.ask if side is Side.BUY else quote.bid
         if not self.runner.protocol.synced:
             await self._when_synced(expires_in_s)
         order = NewOrderSingle(

@@ -6,22 +6,27 @@ facts of the chain give the same account on every machine. ``replay`` rules a wh
 
 Theory of operation.
 
-    sequence     ``Replay``: frames of two lanes in one order, each with its legal time
-    rules        ``judge``: one account and one frame give an account and perhaps a violation
+    stepping     ``Replay``: steps frames, and tries messages before they are signed
+    sequence     ``FrameSequence``: frames of two lanes in one order, each with its legal time
+    rules        ``judge``: one frame changes the account, or is a violation
     orders, quotes, collateral, settlement, oracle, checkpoint
                  what each message of the vocabulary does, one function each
-    checks       shared checks: ids, ticks, margin, leverage
-    account      what is open and owed, and the formulas of both sides
-    totals       the sums over an account's tables, updated with each change
+    checks       shared checks: ticks, margin, leverage
+    totals       changes of the account's tables, and the sums over them
+    live_account ``LiveAccount``: changes in place, with an undo log
+    books        ``Account``, which never changes, and the formulas of both sides
+    account      the values that an account is made of
     events       what a replay keeps of frames that it has ruled
 
-Calls go one way: ``Replay → judge → orders, quotes, … → checks, totals → account``. Nothing below
-``sequence`` knows that lanes wait for each other. Nothing above ``rules`` knows messages.
+Calls go one way: ``Replay → FrameSequence → judge → orders, quotes, … → checks, totals →
+LiveAccount``. Nothing below ``sequence`` knows that lanes wait for each other. Nothing above
+``rules`` knows messages.
 
-Values. ``Account`` and ``Replay`` are immutable: a step returns a new one, which shares what is
-unchanged. So a frame can be judged before it is signed, and the result (``DryRun``) kept until the
-frame takes effect. A broken rule raises, and ``judge`` catches it: the frame then keeps its seq and
-moves the clock, and changes nothing else.
+One account, changed in place. A replay has one ``LiveAccount``; each change of it can be undone. A
+rule changes it as it goes along. A broken rule raises, and ``judge`` undoes what it did: the frame
+then keeps its seq and moves the clock, and changes nothing else. A message is judged before it is
+signed in the same way: it is applied, and undone unless its frame comes next. An ``Account`` is a
+snapshot that never changes, made where one is asked for.
 
 Pending, in effect, decided. A trader frame is *pending* until a solver frame covers it; it takes
 effect just before that one. A solver frame is *in effect* at once, and counts as in time for now.
@@ -35,7 +40,6 @@ gives the same state again.
 from __future__ import annotations
 
 from psymm.rulebook.account import (
-    Account,
     AgreedCheckpoint,
     CheckpointOffer,
     CheckpointRefusal,
@@ -52,13 +56,13 @@ from psymm.rulebook.account import (
     position_id,
 )
 from psymm.rulebook.beforehand import first_order_fault, size_fault
+from psymm.rulebook.books import Account
 from psymm.rulebook.checkpoint import Difference, first_difference, restore
 from psymm.rulebook.events import Fault, Ruling
 from psymm.rulebook.inputs import ChainFacts, ChainPlace, ReplayInputs, RuledFrame, VerifiedFrame
 from psymm.rulebook.oracle import price_digest
-from psymm.rulebook.persistent_map import PersistentMap, SmallMap
-from psymm.rulebook.sequence import Replay, replay
 from psymm.rulebook.settlement import DEADLINE_STEP_S
+from psymm.rulebook.stepping import Replay, replay
 from psymm.rulebook.views import (
     BalanceView,
     OrderView,
@@ -99,7 +103,6 @@ __all__ = [
     "OpenRequest",
     "OrderStatus",
     "OrderView",
-    "PersistentMap",
     "Position",
     "PositionView",
     "Price",
@@ -109,7 +112,6 @@ __all__ = [
     "RuledFrame",
     "Ruling",
     "SessionKey",
-    "SmallMap",
     "VerifiedFrame",
     "Violation",
     "balances",

@@ -5,10 +5,11 @@ from __future__ import annotations
 from psymm._core import JsonError
 from psymm.messages import NewOrderSingle, encode
 from psymm.rulebook import checks, orders
-from psymm.rulebook.account import Account, Lane, NoteState
-from psymm.rulebook.persistent_map import SmallMap
-from psymm.rulebook.totals import with_notes
-from psymm.rulebook.value import replace
+from psymm.rulebook.account import Lane, NoteState
+from psymm.rulebook.books import Account
+from psymm.rulebook.inputs import RuledFrame
+from psymm.rulebook.live_account import LiveAccount
+from psymm.rulebook.totals import put_note
 from psymm.rulebook.violation import RuleBroken, Violation, refuse
 from psymm.terms import Terms
 
@@ -24,28 +25,21 @@ def first_order_fault(
         order: the order.
         now: nanoseconds since the epoch.
     """
-    notes = (
-        NoteState(
+    account = LiveAccount(Account(custody=bytes(32), terms=terms, clock=now))
+    for lane in Lane:
+        note = NoteState(
             commitment=bytes([lane]),
             nullifier=bytes([lane]),
             lane=lane,
             accepted=True,
             amount=collaterals[lane],
         )
-        for lane in Lane
-    )
-    account = Account(
-        custody=bytes(32),
-        terms=terms,
-        clock=now,
-        notes=SmallMap((note.commitment, note) for note in notes),
-    )
-    account = replace(account, totals=with_notes(account, account.notes))
+        put_note(account, note)
     try:
-        encode(order)
         if not account.trading_open:
             refuse("trading-not-open", msg_type=order.MSG_TYPE)
-        orders.send(account, order)
+        entry = RuledFrame(Lane.TRADER, 1, 0, now, len(encode(order)), order)
+        orders.send(account, entry, order)
     except JsonError as error:
         return Violation("malformed", (("code", error.code),))
     except RuleBroken as refused:

@@ -25,56 +25,54 @@ from types import UnionType
 from typing import Any, Final
 
 from psymm.messages import Checkpoint, Reject
-from psymm.rulebook.account import (
-    DERIVED,
-    NEVER,
-    Account,
-    AgreedCheckpoint,
-    CheckpointOffer,
-    CheckpointRefusal,
-    Lane,
-)
+from psymm.rulebook.account import AgreedCheckpoint, CheckpointOffer, CheckpointRefusal, Lane
+from psymm.rulebook.books import DERIVED, Account, Books
 from psymm.rulebook.inputs import RuledFrame
-from psymm.rulebook.persistent_map import PersistentMap, SmallMap
-from psymm.rulebook.totals import totals_of
+from psymm.rulebook.live_account import LiveAccount
+from psymm.rulebook.totals import first_expiry, totals_of
 from psymm.rulebook.value import replace
 from psymm.rulebook.violation import AccountRefused, refuse
 from psymm.strict_json import KeyTwice, loads
 from psymm.terms import Terms
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Named:
     """The account that an offer may name here."""
 
-    account: Account | None
-    """None if it lies before the checkpoint at which the replay began. No such UCP can matter."""
+    mark: int
+    """Its place in the live account's undo log."""
     firm: bool
     """Whether a replay from this account gives the same rulings. It does if no frame after it was
     judged before it was final, or by the date of a frame before it."""
+    account: Account | None = None
+    """It, once a UCP was judged or asked for. None as well if it lies before the checkpoint at
+    which the replay began: no UCP that names it can matter."""
 
 
-UNKNOWN: Final = Named(None, False)
+NO_MARK: Final = -1
+UNKNOWN: Final = Named(NO_MARK, False)
 
 
 # --- the rules ----------------------------------------------------------------------------------
 
 
-def agree(account: Account, entry: RuledFrame, said: Checkpoint, named: Named) -> Account:
+def agree(account: LiveAccount, entry: RuledFrame, said: Checkpoint, named: Named) -> None:
     """UCP: the answer to the other lane's offer, or an offer."""
     offer = account.offer
     if offer is not None and offer.lane is not entry.lane:
         if (said.solver_seq, said.trader_seq) == (offer.solver_seq, offer.trader_seq):
             _check_hash(said, offer.account_hash)
-            return _in_force(account, entry, offer)
+            _in_force(account, entry, offer)
+            return
         # Two offers crossed: ignore the trader's. It is no violation, since it could not know.
         if entry.lane is Lane.TRADER and entry.peer_seq < offer.seq:
-            return account
+            return
     if offer is not None:
         refuse("checkpoint-pending", lane=offer.lane.name.lower(), seq=offer.seq)
     at = named.account
     if at is None:
-        return account
+        return
     if (said.solver_seq, said.trader_seq) != (at.solver_seq, at.trader_seq):
         refuse("checkpoint-misplaced", solver_seq=at.solver_seq, trader_seq=at.trader_seq)
     _check_hash(said, at.hash)
@@ -85,8 +83,8 @@ def agree(account: Account, entry: RuledFrame, said: Checkpoint, named: Named) -
         refuse("checkpoint-misplaced", ended=at.ended, logged_on=all(at.logged_on))
     # Valid, so no fault; but a replay from there would rule differently, so it cannot be in force.
     if not named.firm:
-        return account
-    made = CheckpointOffer(
+        return
+    account.offer = CheckpointOffer(
         lane=entry.lane,
         seq=entry.seq,
         account_hash=at.hash,
@@ -94,7 +92,6 @@ def agree(account: Account, entry: RuledFrame, said: Checkpoint, named: Named) -
         trader_seq=at.trader_seq,
         bytes_sent=at.bytes_sent,
     )
-    return replace(account, offer=made)
 
 
 def _check_hash(said: Checkpoint, known: bytes) -> None:
@@ -102,54 +99,53 @@ def _check_hash(said: Checkpoint, known: bytes) -> None:
         refuse("wrong-checkpoint", solver_seq=said.solver_seq, named=said.account_hash, known=known)
 
 
-def _in_force(account: Account, entry: RuledFrame, offer: CheckpointOffer) -> Account:
+def _in_force(account: LiveAccount, entry: RuledFrame, offer: CheckpointOffer) -> None:
     said = (entry.seq, offer.seq) if entry.lane is Lane.TRADER else (offer.seq, entry.seq)
-    agreed = AgreedCheckpoint(
+    account.checkpoint = AgreedCheckpoint(
         account_hash=offer.account_hash,
         solver_seq=offer.solver_seq,
         trader_seq=offer.trader_seq,
         bytes_sent=offer.bytes_sent,
         said=said,
     )
+    account.offer = None
     # The checkpoint settles the faults that it counts (``spec.md`` 28).
     seqs = (offer.trader_seq, offer.solver_seq)
-    refusals = tuple(one for one in account.refusals if one.seq > seqs[one.lane])
-    return replace(account, checkpoint=agreed, offer=None, refusals=refusals)
+    account.refusals = tuple(one for one in account.refusals if one.seq > seqs[one.lane])
 
 
-def rejected(account: Account, entry: RuledFrame, said: Reject) -> Account:
+def rejected(account: LiveAccount, entry: RuledFrame, said: Reject) -> None:
     """3: a Reject changes nothing, except that a Reject of a valid offer refuses it."""
     offer = account.offer
     if offer is None or offer.lane is entry.lane or said.ref_seq_num != offer.seq:
-        return account
-    return _refused(account, entry, offer)
+        return
+    _refuse(account, entry, offer)
 
 
-def overdue(account: Account, entry: RuledFrame) -> Account:
+def overdue(account: LiveAccount, entry: RuledFrame) -> None:
     """After each frame: note that its lane covered the offer, or that its answer is overdue."""
     offer = account.offer
     if offer is None or offer.lane is entry.lane or entry.peer_seq < offer.seq:
-        return account
+        return
     if offer.covered_at is None:
-        return replace(account, offer=replace(offer, covered_at=account.clock))
-    if account.clock > offer.covered_at + account.terms.timeouts.acknowledgement:
-        return _refused(account, entry, offer)
-    return account
+        account.offer = replace(offer, covered_at=account.clock)
+    elif account.clock > offer.covered_at + account.terms.timeouts.acknowledgement:
+        _refuse(account, entry, offer)
 
 
-def _refused(account: Account, entry: RuledFrame, offer: CheckpointOffer) -> Account:
+def _refuse(account: LiveAccount, entry: RuledFrame, offer: CheckpointOffer) -> None:
     """Record the refusal of an offer, once for each offer."""
     # Every later frame of the lane is overdue, too, and one fault is enough.
     if any(one.lane is entry.lane and one.ref_seq == offer.seq for one in account.refusals):
-        return account
+        return
     refusal = CheckpointRefusal(lane=entry.lane, seq=entry.seq, ref_seq=offer.seq)
-    return replace(account, refusals=(*account.refusals, refusal))
+    account.refusals = (*account.refusals, refusal)
 
 
 # --- what a lane can send -----------------------------------------------------------------------
 
 
-def answer(account: Account, lane: Lane) -> Checkpoint | None:
+def answer(account: Books, lane: Lane) -> Checkpoint | None:
     """The UCP with which this lane answers the other's offer, or None."""
     offer = account.offer
     if offer is None or offer.lane is lane:
@@ -161,7 +157,7 @@ def answer(account: Account, lane: Lane) -> Checkpoint | None:
     )
 
 
-def offer(account: Account, named: Named) -> Checkpoint | None:
+def offer(account: Books, named: Named) -> Checkpoint | None:
     """The UCP that would be a valid offer after this account, or None."""
     at = named.account
     if at is None or not named.firm or account.offer is not None or at.offer is not None:
@@ -199,10 +195,7 @@ def restore(document: bytes, terms: Terms, account_hash: bytes) -> Account:
         raise AccountRefused("the bytes are not in their one form")
     if account.hash != account_hash:
         raise AccountRefused(agreed=account_hash, computed=account.hash)
-    times = [request.expire_time for request in account.requests.values()]
-    times += [quote.valid_until for quote in account.quotes.values()]
-    times += [order.expire_time for order in account.orders.values()]
-    return replace(account, next_expiry=min(times, default=NEVER), totals=totals_of(account))
+    return dataclasses.replace(account, next_expiry=first_expiry(account), **totals_of(account))
 
 
 _DEEPEST: Final = 16
@@ -233,8 +226,8 @@ def _read(kind: Any, found: Any, path: str) -> Any:
     if origin in (UnionType, typing.Union):
         (kind,) = (arm for arm in args if arm is not type(None))
         return _read(kind, found, path)
-    if origin in (PersistentMap, SmallMap):
-        return origin(_entries(args, found, path))
+    if origin is Mapping:
+        return dict(_entries(args, found, path))
     if origin is tuple:
         entries = _a(list, found, path)
         kinds = [args[0]] * len(entries) if args[-1] is Ellipsis else args

@@ -1,25 +1,16 @@
-"""Checks that several rules share: ids, ticks and lots, notional, oracle band, margin, leverage."""
+"""Checks that several rules share: ticks and lots, notional, oracle band, margin, leverage."""
 
 from __future__ import annotations
 
 from psymm.messages import Side
-from psymm.rulebook.account import LANES, Account, Lane
+from psymm.rulebook.account import LANES, Lane
+from psymm.rulebook.books import Books
 from psymm.rulebook.money import UNIT, share_down, share_up
-from psymm.rulebook.value import replace
 from psymm.rulebook.violation import decimal, refuse
 from psymm.terms import Instrument
 
 
-def use_id(account: Account, kind: str, name: str) -> Account:
-    """Use a fresh id. An id of a kind is never used twice in a custody."""
-    key = f"{kind}:{name}"
-    used = account.used_ids.added(key, "used")
-    if used is None:
-        refuse("duplicate-id", kind=kind, id=name)
-    return replace(account, used_ids=used)
-
-
-def instrument_of(account: Account, symbol: str) -> Instrument:
+def instrument_of(account: Books, symbol: str) -> Instrument:
     instrument = account.terms.by_symbol.get(symbol)
     if instrument is None:
         refuse("unknown-symbol", symbol=symbol)
@@ -47,7 +38,7 @@ def check_notional(instrument: Instrument, quantity: int, price: int) -> None:
         )
 
 
-def check_band(account: Account, symbol: str, price: int) -> None:
+def check_band(account: Books, symbol: str, price: int) -> None:
     """Check that a price is within the terms' band around the oracle's, if there is one."""
     oracle = account.prices.get(symbol)
     if oracle is None:
@@ -56,19 +47,19 @@ def check_band(account: Account, symbol: str, price: int) -> None:
         refuse("price-out-of-band", price=decimal(price), oracle=decimal(oracle.price))
 
 
-def check_fresh(account: Account, symbol: str) -> None:
+def check_fresh(account: Books, symbol: str) -> None:
     """Check that no price used in a margin check of ``symbol`` is too old (``spec.md`` 43)."""
     # Without any oracle price, positions are marked at entry, which does not age.
     if not account.prices:
         return
     validity = account.terms.oracle.validity
-    for each in sorted({symbol, *account.totals.held}):
+    for each in sorted({symbol, *account.held}):
         price = account.prices.get(each)
         if price is not None and price.timestamp + validity < account.clock:
             refuse("price-stale", symbol=each, timestamp=price.timestamp, clock=account.clock)
 
 
-def check_margin(account: Account, symbol: str, fee: int = 0) -> None:
+def check_margin(account: Books, symbol: str, fee: int = 0) -> None:
     """Check both sides' margin, and their leverage in ``symbol``.
 
     Args:
@@ -76,13 +67,13 @@ def check_margin(account: Account, symbol: str, fee: int = 0) -> None:
         symbol: the instrument.
         fee: what a future fill will cost its payer.
     """
-    totals, most = account.totals, account.terms.by_symbol[symbol].max_leverage
+    most = account.terms.by_symbol[symbol].max_leverage
     # Both sides, because a fill binds the solver as much as the trader.
     payer = fee_payer(account, symbol) if fee else None
-    exposure = totals.exposure.get(symbol, 0)
+    exposure = account.exposure.get(symbol, 0)
     for lane in LANES:
         equity = account.equity(lane)
-        available = equity - totals.locked[lane] - totals.pending[lane]
+        available = equity - account.margin_locked[lane] - account.margin_pending[lane]
         if lane is payer:
             available -= fee
         if available < 0:
@@ -91,12 +82,12 @@ def check_margin(account: Account, symbol: str, fee: int = 0) -> None:
             refuse("leverage", lane=lane.name.lower(), notional=decimal(exposure // UNIT))
 
 
-def fee_payer(account: Account, symbol: str) -> Lane:
+def fee_payer(account: Books, symbol: str) -> Lane:
     receiver = account.terms.by_symbol[symbol].fee_receiver
     return Lane.TRADER if receiver == "solver" else Lane.SOLVER
 
 
-def traders_fee(account: Account, symbol: str, quantity: int, price: int, rate: int) -> int:
+def traders_fee(account: Books, symbol: str, quantity: int, price: int, rate: int) -> int:
     """The fee of a fill as the trader's flow, floored towards −∞; negative if it pays."""
     if fee_payer(account, symbol) is Lane.TRADER:
         return -share_up(quantity, price, rate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from psymm.messages import (
     CollAsgnRespType,
@@ -14,40 +15,43 @@ from psymm.messages import (
     Reject,
     SessionKeyChange,
 )
-from psymm.rulebook.account import Account, Lane, NoteState, OrderStatus, SessionKey
-from psymm.rulebook.checks import use_id
+from psymm.rulebook.account import Lane, NoteState, OrderStatus, SessionKey
 from psymm.rulebook.inputs import RuledFrame
+from psymm.rulebook.live_account import LiveAccount
 from psymm.rulebook.orders import end_order
-from psymm.rulebook.totals import with_notes
+from psymm.rulebook.totals import put_note
 from psymm.rulebook.value import replace
 from psymm.rulebook.violation import refuse
 
+MOST_NOTES: Final = 16
+"""Most notes that a custody can list (``spec.md`` 11)."""
 
-def log_on(account: Account, entry: RuledFrame, said: Logon) -> Account:
+
+def log_on(account: LiveAccount, entry: RuledFrame, said: Logon) -> None:
     """A: log a lane on, with its first session key and its notes."""
     if account.logged_on[entry.lane]:
         refuse("already-logged-on", lane=entry.lane.name.lower())
     if said.terms_hash != account.terms.hash:
         refuse("wrong-terms", named=said.terms_hash, terms=account.terms.hash)
-    account = _take_key(account, entry, said)
-    account = list_notes(account, entry.lane, said.notes)
-    return replace(account, logged_on=_set(account.logged_on, entry.lane))
+    _take_key(account, entry, said)
+    list_notes(account, entry.lane, said.notes)
+    account.logged_on = _set(account.logged_on, entry.lane)
 
 
-def log_out(account: Account, entry: RuledFrame, _said: Logout) -> Account:
+def log_out(account: LiveAccount, entry: RuledFrame, _said: Logout) -> None:
     """5: from now on nothing opens (``spec.md`` 63). Opening orders are cancelled."""
     for order in list(account.orders.values()):
         if order.opens:
-            account = end_order(account, order, OrderStatus.CANCELLED)
-    return replace(account, logged_out=_set(account.logged_out, entry.lane))
+            end_order(account, order, OrderStatus.CANCELLED)
+    account.logged_out = _set(account.logged_out, entry.lane)
 
 
-def change_key(account: Account, entry: RuledFrame, said: SessionKeyChange) -> Account:
+def change_key(account: LiveAccount, entry: RuledFrame, said: SessionKeyChange) -> None:
     """UKY: the delegated key is in force from this frame on."""
-    return _take_key(account, entry, said)
+    _take_key(account, entry, said)
 
 
-def _take_key(account: Account, entry: RuledFrame, said: Logon | SessionKeyChange) -> Account:
+def _take_key(account: LiveAccount, entry: RuledFrame, said: Logon | SessionKeyChange) -> None:
     if not said.from_seq <= entry.seq <= said.to_seq or said.expiry < entry.sending_time:
         refuse(
             "bad-delegation",
@@ -64,86 +68,78 @@ def _take_key(account: Account, entry: RuledFrame, said: Logon | SessionKeyChang
     )
     trader, solver = account.keys
     if entry.lane is Lane.TRADER:
-        return replace(account, keys=((*trader, key), solver))
-    return replace(account, keys=(trader, (*solver, key)))
+        account.keys = ((*trader[-1:], key), solver)
+    else:
+        account.keys = (trader, (*solver[-1:], key))
 
 
 def _set(flags: tuple[bool, bool], lane: Lane) -> tuple[bool, bool]:
     return (True, flags[1]) if lane is Lane.TRADER else (flags[0], True)
 
 
-def list_notes(account: Account, lane: Lane, refs: Sequence[NoteRef]) -> Account:
+def list_notes(account: LiveAccount, lane: Lane, refs: Sequence[NoteRef]) -> None:
     """List notes of a lane. Each note can be listed once."""
-    notes = account.notes
     # Two commitments with one nullifier are one note on chain, but would count twice here.
-    nullifiers = {note.nullifier for note in notes.values()}
+    nullifiers = {note.nullifier for note in account.notes.values()}
     for ref in refs:
-        if ref.commitment in notes or ref.nullifier in nullifiers:
+        if ref.commitment in account.notes or ref.nullifier in nullifiers:
             refuse("note-listed", commitment=ref.commitment)
+        if len(account.notes) >= MOST_NOTES:
+            refuse("too-many-notes", commitment=ref.commitment)
         nullifiers.add(ref.nullifier)
         made = NoteState(commitment=ref.commitment, nullifier=ref.nullifier, lane=lane)
-        notes = notes.put(ref.commitment, made)
-    return replace(account, notes=notes)
+        put_note(account, made)
 
 
-def assign(account: Account, entry: RuledFrame, said: CollateralAssignment) -> Account:
+def assign(account: LiveAccount, entry: RuledFrame, said: CollateralAssignment) -> None:
     """AY: the sender lists its notes, if its Logon did not.
 
     A lane cannot list a second note: it could not be accepted (see ``respond``), and the other side
     would wait for it in vain.
     """
-    account = use_id(account, f"CollAsgnID{entry.lane:d}", said.coll_asgn_id)
-    after = list_notes(account, entry.lane, said.notes)
-    for note in account.notes.values():
-        if note.lane is entry.lane and not note.spent:
-            refuse("too-many-notes", commitment=said.notes[0].commitment)
-    return after
+    has_one = any(note.lane is entry.lane and not note.spent for note in account.notes.values())
+    list_notes(account, entry.lane, said.notes)
+    if has_one:
+        refuse("too-many-notes", commitment=said.notes[0].commitment)
 
 
-def respond(account: Account, entry: RuledFrame, said: CollateralResponse) -> Account:
+def respond(account: LiveAccount, entry: RuledFrame, said: CollateralResponse) -> None:
     """AZ: accept the other lane's notes as collateral, at the stated amounts.
 
     One note for each lane, until merging is in force: a settlement has two inputs, so a further
     note would be stuck.
     """
-    account = use_id(account, f"CollRespID{entry.lane:d}", said.coll_resp_id)
     if said.coll_asgn_resp_type is CollAsgnRespType.REJECTED:
         if said.commitments:
             refuse("field-not-allowed", field="Commitments")
-        return account
+        return
     if not said.commitments:
         refuse("missing-field", field="Commitments")
-    notes = account.notes
     for ref in said.commitments:
-        note = notes.get(ref.commitment)
+        note = account.notes.get(ref.commitment)
         if note is None or note.lane is entry.lane:
             refuse("note-not-listed", commitment=ref.commitment)
         if note.accepted:
             refuse("note-accepted", commitment=ref.commitment)
         # A settlement could spend only one of two, and the other would be stuck.
-        if any(each.accepted and each.lane is note.lane for each in notes.values()):
+        if any(each.accepted and each.lane is note.lane for each in account.notes.values()):
             refuse("too-many-notes", commitment=ref.commitment)
         if ref.token != bytes.fromhex(account.terms.collateral.token[2:]):
             refuse("note-wrong-token", commitment=ref.commitment, token=ref.token)
-        taken = replace(note, accepted=True, amount=ref.amount, accepted_in=entry.seq)
-        notes = notes.put(ref.commitment, taken)
-    return replace(account, notes=notes, totals=with_notes(account, notes))
+        put_note(account, replace(note, accepted=True, amount=ref.amount, accepted_in=entry.seq))
 
 
-def disown(account: Account, entry: RuledFrame, said: Reject) -> Account:
+def disown(account: LiveAccount, entry: RuledFrame, said: Reject) -> None:
     """3: the lane that listed a note rejects its acceptance.
 
     Only that lane knows what the note holds. The note then counts for nothing, and may be accepted
     again (``spec.md`` 64).
     """
-    # Too late once an order or a settlement relied on the amount.
-    if account.orders or len(account.ended_orders) or account.proposals:
-        return account
-    notes = account.notes
-    for commitment, note in account.notes.items():
+    # Too late once something rests on the amount: an order, a position, a payment, a settlement.
+    if account.orders or account.positions or account.proposals:
+        return
+    if account.realised or account.fees or account.funding:
+        return
+    for note in list(account.notes.values()):
         if note.lane is entry.lane and note.accepted and note.accepted_in == said.ref_seq_num:
-            void = replace(note, accepted=False, amount=0, accepted_in=0)
-            notes = notes.put(commitment, void)
-    if notes is account.notes:
-        return account
-    return replace(account, notes=notes, totals=with_notes(account, notes))
+            put_note(account, replace(note, accepted=False, amount=0, accepted_in=0))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from psymm.messages import Checkpoint, Message, Reject
-from psymm.rulebook.account import Account, CheckpointRefusal, Lane
+from psymm.rulebook.account import CheckpointRefusal, Lane
 from psymm.rulebook.checkpoint import Named
 from psymm.rulebook.inputs import RuledFrame
 from psymm.rulebook.violation import Violation, violated
 
 
-@dataclass(frozen=True, slots=True)
-class Ruling:
+class Ruling(NamedTuple):
     """The outcome of a frame."""
 
     lane: Lane
@@ -38,14 +38,15 @@ class Fault:
     lane: Lane = Lane.SOLVER
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """A frame that took effect."""
 
     entry: RuledFrame
     legal_time: int
-    before: Account
-    """The account before the frame."""
+    mark: int
+    """The place in the account's undo log before the frame."""
+    solver_seq: int
+    """The last solver frame in effect after it."""
     violation: Violation | None
     """Its latest ruling."""
     first: Violation | None

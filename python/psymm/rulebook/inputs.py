@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from psymm.messages import JsonError, Message, decode
-from psymm.rulebook.account import Lane
+from psymm.rulebook.account import LANES, Lane
 
 
 def has_come(sending_time: int, at: int, skew: int) -> bool:
@@ -34,8 +34,7 @@ class VerifiedFrame(Protocol):
     def payload(self) -> bytes: ...
 
 
-@dataclass(frozen=True, slots=True)
-class RuledFrame:
+class RuledFrame(NamedTuple):
     """A frame as the rules read it.
 
     Attributes:
@@ -66,7 +65,7 @@ class RuledFrame:
         except JsonError as error:
             malformed = error.code
         return RuledFrame(
-            Lane(frame.lane),
+            LANES[frame.lane],
             frame.seq,
             frame.peer_seq,
             frame.sending_time,

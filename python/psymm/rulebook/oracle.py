@@ -11,9 +11,9 @@ from collections.abc import Iterable
 
 from psymm._core import SignatureError, address_of, domain_separator, keccak256, recover
 from psymm.messages import OraclePrice
-from psymm.rulebook.account import Account, Price
-from psymm.rulebook.totals import with_price
-from psymm.rulebook.value import replace
+from psymm.rulebook.account import Price
+from psymm.rulebook.live_account import LiveAccount
+from psymm.rulebook.totals import put_price
 from psymm.rulebook.violation import decimal, refuse
 from psymm.terms import Terms
 
@@ -43,7 +43,7 @@ def signers_of(digest: bytes, signatures: Iterable[bytes]) -> set[str]:
     return found
 
 
-def take_price(account: Account, said: OraclePrice) -> Account:
+def take_price(account: LiveAccount, said: OraclePrice) -> None:
     """UPX: a price comes into effect for all later frames."""
     instrument = account.terms.instrument(said.symbol)
     if instrument is None:
@@ -64,13 +64,4 @@ def take_price(account: Account, said: OraclePrice) -> Account:
     agreed = len(signed & set(oracle.signers))
     if not oracle.signers or agreed < oracle.threshold:
         refuse("unknown-signer", agreed=agreed, threshold=oracle.threshold)
-    return in_effect(account, said.symbol, Price(price=said.price, timestamp=said.timestamp))
-
-
-def in_effect(account: Account, symbol: str, price: Price) -> Account:
-    """The account with the price in effect."""
-    return replace(
-        account,
-        prices=account.prices.put(symbol, price),
-        totals=with_price(account, symbol, price),
-    )
+    put_price(account, said.symbol, Price(price=said.price, timestamp=said.timestamp))

@@ -13,7 +13,10 @@ that the solver does not answer can be forced after a cooldown (``force``). An o
 CANCELLED, DECLINED, EXPIRED or REPLACED.
 
 Every fill of an opening order creates a position of its own. Messages of the two sides may cross: a
-message about an order that has ended meanwhile changes nothing, and is no violation.
+request about an order that has ended meanwhile changes nothing, and is no violation.
+
+Ids. A ClOrdID must differ only from those of live orders and open requests (``spec.md`` 11). An
+order that has ended leaves no trace, so that the account stays small for ever.
 """
 
 from __future__ import annotations
@@ -32,8 +35,8 @@ from psymm.messages import (
     PositionEffect,
     Side,
 )
+from psymm.rulebook import quotes
 from psymm.rulebook.account import (
-    Account,
     LiveOrder,
     LiveQuote,
     OrderStatus,
@@ -51,33 +54,31 @@ from psymm.rulebook.checks import (
     instrument_of,
     no_worse,
     traders_fee,
-    use_id,
 )
-from psymm.rulebook.totals import with_order, with_position
+from psymm.rulebook.inputs import RuledFrame
+from psymm.rulebook.live_account import LiveAccount
+from psymm.rulebook.totals import drop_order, drop_position, put_order, put_position
 from psymm.rulebook.value import replace
 from psymm.rulebook.violation import decimal, refuse, violated
 
 _CANCELLING = (OrderStatus.CANCEL_PENDING, OrderStatus.CANCEL_CLOSE_PENDING)
-_CONFIRMS = {
-    ExecType.EXPIRED: OrderStatus.EXPIRED,
-    ExecType.CANCELED: OrderStatus.CANCELLED,
-    ExecType.REPLACED: OrderStatus.REPLACED,
-}
+_CONFIRMS = (ExecType.EXPIRED, ExecType.CANCELED, ExecType.REPLACED)
 """Reports that may confirm how an order has already ended. They then change nothing."""
+MOST_ENDED = 128
+"""How many ended orders are remembered."""
 
 
 # --- the trader's messages ---------------------------------------------------------------------
 
 
-def send(account: Account, said: NewOrderSingle) -> Account:
+def send(account: LiveAccount, entry: RuledFrame, said: NewOrderSingle) -> None:
     """D: an order to open or to close."""
-    # A refused order leaves its id unused: a refusal discards this whole account.
-    account = use_id(account, "ClOrdID", said.cl_ord_id)
+    _check_id(account, said.cl_ord_id)
     instrument = instrument_of(account, said.symbol)
     if said.expire_time < account.clock:
         refuse("expired", expire_time=said.expire_time, clock=account.clock)
     check_quantity(instrument, said.order_qty)
-    account, price = _priced(account, said)
+    price = _priced(account, entry, said)
     check_price(instrument, price)
     order = LiveOrder(
         cl_ord_id=said.cl_ord_id,
@@ -97,26 +98,28 @@ def send(account: Account, said: NewOrderSingle) -> Account:
     if said.position_effect is PositionEffect.OPEN:
         if said.position_id is not None:
             refuse("field-not-allowed", field="PositionID")
-        return _send_open(account, order)
-    return _send_close(account, order)
+        _send_open(account, order)
+    else:
+        _send_close(account, order)
 
 
-def _priced(account: Account, said: NewOrderSingle) -> tuple[Account, int]:
-    """The order's price, and the account without the quote that the order hits."""
+def _priced(account: LiveAccount, entry: RuledFrame, said: NewOrderSingle) -> int:
+    """The order's price. A quote that it hits ends."""
+    if said.price is None:
+        refuse("missing-field", field="Price")
     if said.quote_id is None:
         if said.ord_type is OrdType.PREVIOUSLY_QUOTED:
             refuse("missing-field", field="QuoteID")
-        if said.price is None:
-            refuse("missing-field", field="Price")
-        return account, said.price
+        return said.price
     if said.ord_type is OrdType.LIMIT:
         refuse("field-not-allowed", field="QuoteID")
     quote = account.quotes.get(said.quote_id)
-    if quote is None:
+    # A quote that the trader has not seen may only have the name of one that has ended.
+    if quote is None or quote.seq > entry.peer_seq:
         refuse("unknown-quote", quote_id=said.quote_id)
     price = _hit(quote, said)
-    # A quote can be hit only once.
-    return replace(account, quotes=account.quotes.without(said.quote_id)), price
+    quotes.hit(account, quote)
+    return price
 
 
 def _hit(quote: LiveQuote, said: NewOrderSingle) -> int:
@@ -132,33 +135,34 @@ def _hit(quote: LiveQuote, said: NewOrderSingle) -> int:
             quantity=decimal(said.order_qty),
             size=decimal(size),
         )
-    if said.price is not None and said.price != price:
+    if said.price != price:
         refuse(
             "quote-mismatch",
             quote_id=quote.quote_id,
-            price=decimal(said.price),
+            price=decimal(said.price or 0),
             quoted=decimal(price),
         )
     return price
 
 
-def _send_open(account: Account, order: LiveOrder) -> Account:
+def _send_open(account: LiveAccount, order: LiveOrder) -> None:
     _check_openable(account)
     # Limits bound the account's size, which must fit into evidence (`spec.md` 11).
-    if account.totals.opening >= account.terms.limits.open_orders:
+    if account.opening >= account.terms.limits.open_orders:
         refuse("too-many-orders", limit=account.terms.limits.open_orders)
     # Checked with the order in place: margin must count it.
-    return _check_order(_with_order(account, order), order)
+    put_order(account, order)
+    _check_order(account, order)
 
 
-def _check_openable(account: Account) -> None:
+def _check_openable(account: LiveAccount) -> None:
     if any(account.logged_out):
         refuse("logged-out")
     if account.clock > account.terms.end_date:
         refuse("past-end-date", end_date=account.terms.end_date, clock=account.clock)
 
 
-def _check_order(account: Account, order: LiveOrder) -> Account:
+def _check_order(account: LiveAccount, order: LiveOrder) -> None:
     """Check an opening order that is already in the account."""
     instrument = account.terms.by_symbol[order.symbol]
     check_notional(instrument, order.quantity, order.price)
@@ -167,10 +171,9 @@ def _check_order(account: Account, order: LiveOrder) -> Account:
     left = order.quantity - order.filled
     fee = traders_fee(account, order.symbol, left, order.price, instrument.open_fee)
     check_margin(account, order.symbol, abs(fee))
-    return account
 
 
-def _send_close(account: Account, order: LiveOrder) -> Account:
+def _send_close(account: LiveAccount, order: LiveOrder) -> None:
     if order.position_id is None:
         refuse("missing-field", field="PositionID")
     position = account.positions.get(order.position_id)
@@ -183,24 +186,24 @@ def _send_close(account: Account, order: LiveOrder) -> Account:
     if position.close_order is not None:
         refuse("close-pending", cl_ord_id=position.close_order)
     # One close at a time: the position names it, so that two cannot close it twice.
-    account = _with_order(account, replace(order, status=OrderStatus.CLOSE_PENDING))
-    held = replace(position, close_order=order.cl_ord_id)
-    return replace(account, positions=account.positions.put(position.position_id, held))
+    put_order(account, replace(order, status=OrderStatus.CLOSE_PENDING))
+    put_position(account, replace(position, close_order=order.cl_ord_id))
 
 
-def ask_cancel(account: Account, said: OrderCancelRequest) -> Account:
+def ask_cancel(account: LiveAccount, said: OrderCancelRequest) -> None:
     """F: cancel a pending order at once; ask the solver to cancel a locked order or a close.
 
     If the order has ended meanwhile, the request crossed its end and changes nothing.
     """
-    account = use_id(account, "ClOrdID", said.cl_ord_id)
-    order = _live_or_crossed(account, said.orig_cl_ord_id)
+    _check_id(account, said.cl_ord_id)
+    order = account.orders.get(said.orig_cl_ord_id)
     if order is None:
-        return account
+        return
     match order.status:
         # The solver has promised nothing yet, so it need not agree.
         case OrderStatus.PENDING:
-            return end_order(account, order, OrderStatus.CANCELLED)
+            end_order(account, order, OrderStatus.CANCELLED)
+            return
         case OrderStatus.CLOSE_PENDING:
             asked = OrderStatus.CANCEL_CLOSE_PENDING
         case OrderStatus.LOCKED | OrderStatus.REPLACE_PENDING:
@@ -210,15 +213,15 @@ def ask_cancel(account: Account, said: OrderCancelRequest) -> Account:
     moved = replace(
         order, status=asked, since=account.clock, request_id=said.cl_ord_id, replacement=None
     )
-    return _with_order(account, moved)
+    put_order(account, moved)
 
 
-def ask_replace(account: Account, said: OrderCancelReplaceRequest) -> Account:
+def ask_replace(account: LiveAccount, said: OrderCancelReplaceRequest) -> None:
     """G: replace a pending order at once; ask the solver to replace a locked one."""
-    account = use_id(account, "ClOrdID", said.cl_ord_id)
-    order = _live_or_crossed(account, said.orig_cl_ord_id)
+    _check_id(account, said.cl_ord_id)
+    order = account.orders.get(said.orig_cl_ord_id)
     if order is None:
-        return account
+        return
     if not order.opens or order.ord_type is not OrdType.LIMIT:
         refuse("not-replaceable", cl_ord_id=order.cl_ord_id)
     if order.status not in (OrderStatus.PENDING, OrderStatus.LOCKED):
@@ -236,11 +239,12 @@ def ask_replace(account: Account, said: OrderCancelReplaceRequest) -> Account:
         price=said.price,
         expire_time=said.expire_time,
     )
-    replaced = _replaced(account, order, wanted)
-    # `_replaced` has checked the replacement on the account as it would be. That is needed even if
-    # the solver still has to agree.
+    # The replacement must pass an order's checks now, even if the solver still has to agree.
+    before = account.mark
+    _replace(account, order, wanted)
     if order.status is OrderStatus.PENDING:
-        return replaced
+        return
+    account.undo_to(before)
     moved = replace(
         order,
         status=OrderStatus.REPLACE_PENDING,
@@ -248,19 +252,15 @@ def ask_replace(account: Account, said: OrderCancelReplaceRequest) -> Account:
         request_id=said.cl_ord_id,
         replacement=wanted,
     )
-    return _with_order(account, moved)
+    put_order(account, moved)
 
 
-def _replaced(account: Account, order: LiveOrder, wanted: Replacement) -> Account:
-    """The account with the order replaced. Raises if the replacement fails an order's checks."""
+def _replace(account: LiveAccount, order: LiveOrder, wanted: Replacement) -> None:
+    """Replace the order. Raises if the replacement fails an order's checks."""
     _check_openable(account)
     # The old order leaves first, so that margin does not count both.
-    account = replace(
-        account,
-        orders=account.orders.without(order.cl_ord_id),
-        totals=with_order(account, order, None),
-        ended_orders=account.ended_orders.put(order.cl_ord_id, OrderStatus.REPLACED),
-    )
+    drop_order(account, order.cl_ord_id)
+    _remember(account, order.cl_ord_id, OrderStatus.REPLACED)
     made = replace(
         order,
         cl_ord_id=wanted.cl_ord_id,
@@ -272,45 +272,42 @@ def _replaced(account: Account, order: LiveOrder, wanted: Replacement) -> Accoun
         request_id=None,
         replacement=None,
     )
-    return _check_order(_with_order(account, made), made)
+    put_order(account, made)
+    _check_order(account, made)
 
 
-def force(account: Account, said: ForceAction) -> Account:
+def force(account: LiveAccount, said: ForceAction) -> None:
     """UFC: force a cancel that the solver has not answered within the cooldown."""
     if said.force_kind is ForceKind.CLOSE:
         refuse("not-yet-in-force", force_kind=said.force_kind)
-    account = use_id(account, "ClOrdID", said.cl_ord_id)
-    order = _live_or_crossed(account, said.orig_cl_ord_id)
+    _check_id(account, said.cl_ord_id)
+    order = account.orders.get(said.orig_cl_ord_id)
     if order is None:
-        return account
+        return
     if order.status not in _CANCELLING:
         refuse("nothing-pending", cl_ord_id=order.cl_ord_id, status=order.status)
     ready = order.since + account.terms.timeouts.force_cancel_cooldown
     if account.clock <= ready:
         refuse("cooldown", clock=account.clock, ready_after=ready)
-    return end_order(account, order, OrderStatus.CANCELLED)
+    end_order(account, order, OrderStatus.CANCELLED)
 
 
 # --- the solver's messages ---------------------------------------------------------------------
 
 
-def report(account: Account, said: ExecutionReport) -> Account:  # noqa: C901
+def report(account: LiveAccount, entry: RuledFrame, said: ExecutionReport) -> None:  # noqa: C901
     """8: what the solver does with an order."""
     # Complex because every ExecType has its case, in the order of the specification.
-    account = use_id(account, "ExecID", said.exec_id)
     if said.exec_type is not ExecType.TRADE:
         for name, value in (("LastPx", said.last_px), ("LastQty", said.last_qty)):
             if value is not None:
                 refuse("field-not-allowed", field=name)
     order = account.orders.get(said.cl_ord_id)
     if order is None:
-        status = account.ended_orders.get(said.cl_ord_id)
-        if status is None:
-            refuse("unknown-order", cl_ord_id=said.cl_ord_id)
-        # The report crossed the end of the order that it confirms.
-        if _CONFIRMS.get(said.exec_type) is status:
-            return account
-        refuse("order-not-live", cl_ord_id=said.cl_ord_id, status=status)
+        # It may confirm how the order has ended.
+        if said.exec_type in _CONFIRMS:
+            return
+        refuse("unknown-order", cl_ord_id=said.cl_ord_id)
     filled = order.filled + (said.last_qty or 0)
     if (said.cum_qty is not None and said.cum_qty != filled) or (
         said.leaves_qty is not None and said.leaves_qty not in _leaves_after(order, said, filled)
@@ -325,13 +322,12 @@ def report(account: Account, said: ExecutionReport) -> Account:  # noqa: C901
             # A lock is a promise to fill, so prices and margin must hold now (`spec.md` 43).
             check_fresh(account, order.symbol)
             check_margin(account, order.symbol)
-            locked = replace(order, status=OrderStatus.LOCKED, since=account.clock)
-            return _with_order(account, locked)
+            put_order(account, replace(order, status=OrderStatus.LOCKED, since=account.clock))
         # The solver may cancel only on request; otherwise it declines (Rejected).
         case ExecType.CANCELED:
             if order.status not in _CANCELLING:
                 refuse("nothing-pending", cl_ord_id=order.cl_ord_id, status=order.status)
-            return end_order(account, order, OrderStatus.CANCELLED)
+            end_order(account, order, OrderStatus.CANCELLED)
         case ExecType.REPLACED:
             if order.replacement is None:
                 refuse("nothing-pending", cl_ord_id=order.cl_ord_id, status=order.status)
@@ -344,11 +340,11 @@ def report(account: Account, said: ExecutionReport) -> Account:  # noqa: C901
                 )
             if order.replacement.expire_time < account.clock:
                 refuse("expired", expire_time=order.replacement.expire_time, clock=account.clock)
-            return _replaced(account, order, order.replacement)
+            _replace(account, order, order.replacement)
         case ExecType.REJECTED:
-            return end_order(account, order, OrderStatus.DECLINED)
+            end_order(account, order, OrderStatus.DECLINED)
         case ExecType.TRADE:
-            return _fill(account, order, said)
+            _fill(account, entry, order, said)
         case ExecType.EXPIRED:
             # The clock ends orders (`rules._expire`); a live order has not expired.
             raise violated("not-expired", expire_time=order.expire_time, clock=account.clock)
@@ -365,7 +361,7 @@ def _leaves_after(order: LiveOrder, said: ExecutionReport, filled: int) -> tuple
     return (order.quantity - filled,)
 
 
-def _fill(account: Account, order: LiveOrder, said: ExecutionReport) -> Account:
+def _fill(account: LiveAccount, entry: RuledFrame, order: LiveOrder, said: ExecutionReport) -> None:
     if said.last_px is None or said.last_qty is None:
         refuse("missing-field", field="LastPx" if said.last_px is None else "LastQty")
     price, quantity = said.last_px, said.last_qty
@@ -377,35 +373,37 @@ def _fill(account: Account, order: LiveOrder, said: ExecutionReport) -> Account:
     if not no_worse(order.side, price, order.price):
         refuse("fill-worse-than-price", last_px=decimal(price), price=decimal(order.price))
     # Shrink the order before the position exists, so that margin counts the quantity once.
-    after = _after_fill(account, order, quantity)
+    _shrink(account, order, quantity)
     if order.opens:
-        return _open_position(after, order, said.exec_id, quantity, price)
-    return _close_position(after, order, quantity, price)
+        _open_position(account, entry, order, quantity, price)
+    else:
+        _close_position(account, order, quantity, price)
 
 
-def _after_fill(account: Account, order: LiveOrder, quantity: int) -> Account:
-    """The order after a fill: pending again, or cancelled if a cancel was requested."""
-    left = replace(order, filled=order.filled + quantity)
-    if not left.leaves:
-        return end_order(account, left, OrderStatus.FILLED)
+def _shrink(account: LiveAccount, order: LiveOrder, quantity: int) -> None:
+    """After a fill the order is pending again, or cancelled if a cancel was requested."""
+    if quantity == order.leaves:
+        end_order(account, order, OrderStatus.FILLED)
     # The partial fill answers the open cancel request: the rest is cancelled.
-    if order.status in _CANCELLING:
-        return end_order(account, left, OrderStatus.CANCELLED)
-    if order.status is OrderStatus.LOCKED:
-        left = replace(left, status=OrderStatus.PENDING, since=account.clock)
-    return _with_order(account, left)
+    elif order.status in _CANCELLING:
+        end_order(account, order, OrderStatus.CANCELLED)
+    else:
+        left = replace(order, filled=order.filled + quantity)
+        if order.status is OrderStatus.LOCKED:
+            left = replace(left, status=OrderStatus.PENDING, since=account.clock)
+        put_order(account, left)
 
 
 def _open_position(
-    account: Account, order: LiveOrder, exec_id: str, quantity: int, price: int
-) -> Account:
+    account: LiveAccount, entry: RuledFrame, order: LiveOrder, quantity: int, price: int
+) -> None:
     # A fill may be better than the order's price, and so may be out of the band (`spec.md` 49).
     _check_openable(account)
     check_band(account, order.symbol, price)
     if len(account.positions) >= account.terms.limits.positions:
         refuse("too-many-positions", limit=account.terms.limits.positions)
     position = Position(
-        position_id=position_id(account.custody, order.cl_ord_id, exec_id),
+        position_id=position_id(account.custody, entry.seq),
         symbol=order.symbol,
         side=order.side,
         quantity=quantity,
@@ -414,19 +412,14 @@ def _open_position(
         cl_ord_id=order.cl_ord_id,
     )
     rate = account.instrument(order.symbol).open_fee
-    account = replace(
-        account,
-        positions=account.positions.put(position.position_id, position),
-        totals=with_position(account, None, position),
-        fees=account.fees + traders_fee(account, order.symbol, quantity, price, rate),
-    )
+    put_position(account, position)
+    account.fees += traders_fee(account, order.symbol, quantity, price, rate)
     # Checked last, with the position and its fee in the account.
     check_fresh(account, order.symbol)
     check_margin(account, order.symbol)
-    return account
 
 
-def _close_position(account: Account, order: LiveOrder, quantity: int, price: int) -> Account:
+def _close_position(account: LiveAccount, order: LiveOrder, quantity: int, price: int) -> None:
     if order.position_id is None:
         raise AssertionError("a close without a position was let in")
     # A partial fill of a market close would leave a rest that has no price.
@@ -435,68 +428,57 @@ def _close_position(account: Account, order: LiveOrder, quantity: int, price: in
     position = account.positions[order.position_id]
     rate = account.instrument(order.symbol).close_fee
     # Closing needs no margin (`spec.md` 48), so nothing is checked here.
-    left, table = position.quantity - quantity, account.positions
-    reduced = replace(position, quantity=left) if left else None
-    return replace(
-        account,
-        positions=table.without(position.position_id)
-        if reduced is None
-        else table.put(position.position_id, reduced),
-        totals=with_position(account, position, reduced),
-        realised=account.realised + position.profit(price, quantity),
-        fees=account.fees + traders_fee(account, order.symbol, quantity, price, rate),
-    )
+    if quantity == position.quantity:
+        drop_position(account, position.position_id)
+    else:
+        put_position(account, replace(position, quantity=position.quantity - quantity))
+    account.realised += position.profit(price, quantity)
+    account.fees += traders_fee(account, order.symbol, quantity, price, rate)
 
 
-def refuse_request(account: Account, said: OrderCancelReject) -> Account:
+def refuse_request(account: LiveAccount, said: OrderCancelReject) -> None:
     """9: the solver refuses a cancel or replace request.
 
     For an order that has ended it changes nothing: the request only came too late.
     """
-    order = _live_or_crossed(account, said.orig_cl_ord_id)
+    order = account.orders.get(said.orig_cl_ord_id)
     if order is None:
-        if f"ClOrdID:{said.cl_ord_id}" not in account.used_ids:
-            refuse("unknown-order", cl_ord_id=said.cl_ord_id)
-        return account
+        return
     replaces = said.cxl_rej_response_to is CxlRejResponseTo.REPLACE
     asked = (OrderStatus.REPLACE_PENDING,) if replaces else _CANCELLING
     if order.status not in asked or order.request_id != said.cl_ord_id:
         refuse("nothing-pending", cl_ord_id=said.cl_ord_id, status=order.status)
     back = OrderStatus.LOCKED if order.opens else OrderStatus.CLOSE_PENDING
-    restored = replace(order, status=back, since=account.clock, request_id=None, replacement=None)
-    return _with_order(account, restored)
+    put_order(
+        account,
+        replace(order, status=back, since=account.clock, request_id=None, replacement=None),
+    )
 
 
 # --- how an order moves ------------------------------------------------------------------------
 
 
-def _live_or_crossed(account: Account, cl_ord_id: str) -> LiveOrder | None:
-    """The live order; None if it has ended. Refuses an order that was never sent."""
-    order = account.orders.get(cl_ord_id)
-    if order is None and cl_ord_id not in account.ended_orders:
-        refuse("unknown-order", cl_ord_id=cl_ord_id)
-    return order
-
-
-def _with_order(account: Account, order: LiveOrder) -> Account:
-    return replace(
-        account,
-        orders=account.orders.put(order.cl_ord_id, order),
-        totals=with_order(account, account.orders.get(order.cl_ord_id), order),
-        next_expiry=min(account.next_expiry, order.expire_time),
+def _check_id(account: LiveAccount, cl_ord_id: str) -> None:
+    """Check that no live order and no open request has this id."""
+    taken = cl_ord_id in account.orders or any(
+        cl_ord_id == order.request_id for order in account.orders.values()
     )
+    if taken:
+        refuse("duplicate-id", kind="ClOrdID", id=cl_ord_id)
 
 
-def end_order(account: Account, order: LiveOrder, status: OrderStatus) -> Account:
+def end_order(account: LiveAccount, order: LiveOrder, status: OrderStatus) -> None:
     """End an order. A position that it would have closed is free for another close."""
-    positions = account.positions
-    if order.position_id is not None and (held := positions.get(order.position_id)) is not None:
-        positions = positions.put(order.position_id, replace(held, close_order=None))
-    # How it ended stays known, so that a crossing message about it is no violation.
-    return replace(
-        account,
-        positions=positions,
-        orders=account.orders.without(order.cl_ord_id),
-        totals=with_order(account, account.orders.get(order.cl_ord_id), None),
-        ended_orders=account.ended_orders.put(order.cl_ord_id, status),
-    )
+    held = None if order.position_id is None else account.positions.get(order.position_id)
+    if held is not None:
+        put_position(account, replace(held, close_order=None))
+    drop_order(account, order.cl_ord_id)
+    _remember(account, order.cl_ord_id, status)
+
+
+def _remember(account: LiveAccount, cl_ord_id: str, status: OrderStatus) -> None:
+    """Remember for people how an order ended."""
+    account.drop(account.ended_orders, cl_ord_id)
+    account.put(account.ended_orders, cl_ord_id, status)
+    if len(account.ended_orders) > MOST_ENDED:
+        account.drop(account.ended_orders, next(iter(account.ended_orders)))

@@ -1,4 +1,12 @@
-"""Quote requests and quotes. A quote lives until it is hit, withdrawn, declined or expired."""
+"""Quote requests and quotes.
+
+A quote lives until it is hit, withdrawn, declined or expired. A quote request lives until it is
+refused, expired, or served: the hit of a quote that answers it ends it, with all its other quotes.
+
+Ids. A QuoteReqID or QuoteID must differ only from what is alive of its kind (``spec.md`` 11). So a
+message of the trader means the live quote only if its frame covers that quote's frame: an older
+quote may have had the same name.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +18,15 @@ from psymm.messages import (
     QuoteRequestReject,
     QuoteResponse,
 )
-from psymm.rulebook.account import Account, LiveQuote, OpenRequest
-from psymm.rulebook.checks import check_price, check_quantity, instrument_of, use_id
-from psymm.rulebook.value import replace
+from psymm.rulebook.account import LiveQuote, OpenRequest
+from psymm.rulebook.checks import check_price, check_quantity, instrument_of
+from psymm.rulebook.inputs import RuledFrame
+from psymm.rulebook.live_account import LiveAccount
 from psymm.rulebook.violation import decimal, refuse
 
 
-def ask(account: Account, said: QuoteRequest) -> Account:
-    """R: a request lives until it is refused or expires, at most as long as a quote."""
+def ask(account: LiveAccount, said: QuoteRequest) -> None:
+    """R: a request is open for at most as long as a quote may live."""
     instrument = instrument_of(account, said.symbol)
     check_quantity(instrument, said.order_qty)
     longest = account.clock + account.terms.timeouts.quote_life
@@ -26,7 +35,11 @@ def ask(account: Account, said: QuoteRequest) -> Account:
         refuse("expired", expire_time=expire, clock=account.clock)
     if len(account.requests) >= account.terms.limits.open_quotes:
         refuse("too-many-quotes", open=len(account.requests))
-    account = use_id(account, "QuoteReqID", said.quote_req_id)
+    # A request that has ended may leave its name to another, but not while its quotes live.
+    if said.quote_req_id in account.requests or any(
+        live.request_id == said.quote_req_id for live in account.quotes.values()
+    ):
+        refuse("duplicate-id", kind="QuoteReqID", id=said.quote_req_id)
     request = OpenRequest(
         quote_req_id=said.quote_req_id,
         symbol=said.symbol,
@@ -34,21 +47,18 @@ def ask(account: Account, said: QuoteRequest) -> Account:
         expire_time=expire,
         side=said.side,
     )
-    return replace(
-        account,
-        requests=account.requests.put(said.quote_req_id, request),
-        next_expiry=min(account.next_expiry, expire),
-    )
+    account.put(account.requests, said.quote_req_id, request)
+    account.next_expiry = min(account.next_expiry, expire)
 
 
-def decline_request(account: Account, said: QuoteRequestReject) -> Account:
+def decline_request(account: LiveAccount, said: QuoteRequestReject) -> None:
     """AG: the request ends."""
     if said.quote_req_id not in account.requests:
         refuse("unknown-quote-request", quote_req_id=said.quote_req_id)
-    return replace(account, requests=account.requests.without(said.quote_req_id))
+    account.drop(account.requests, said.quote_req_id)
 
 
-def quote(account: Account, said: Quote) -> Account:
+def quote(account: LiveAccount, entry: RuledFrame, said: Quote) -> None:
     """S: a quote lives until it is hit, withdrawn, declined, or expires."""
     instrument = instrument_of(account, said.symbol)
     if said.quote_req_id is not None:
@@ -74,24 +84,39 @@ def quote(account: Account, said: Quote) -> Account:
         refuse("life-too-long", valid_until_time=said.valid_until_time, clock=account.clock)
     if len(account.quotes) >= account.terms.limits.open_quotes:
         refuse("too-many-quotes", open=len(account.quotes))
-    account = use_id(account, "QuoteID", said.quote_id)
+    if said.quote_id in account.quotes:
+        refuse("duplicate-id", kind="QuoteID", id=said.quote_id)
     live = LiveQuote(
         quote_id=said.quote_id,
+        seq=entry.seq,
         symbol=said.symbol,
         valid_until=said.valid_until_time,
+        request_id=said.quote_req_id,
         bid_price=said.bid_px,
         offer_price=said.offer_px,
         bid_size=said.bid_size,
         offer_size=said.offer_size,
     )
-    return replace(
-        account,
-        quotes=account.quotes.put(said.quote_id, live),
-        next_expiry=min(account.next_expiry, said.valid_until_time),
-    )
+    account.put(account.quotes, said.quote_id, live)
+    account.next_expiry = min(account.next_expiry, said.valid_until_time)
 
 
-def withdraw(account: Account, said: QuoteCancel) -> Account:
+def hit(account: LiveAccount, quote: LiveQuote) -> None:
+    """D: a quote can be hit only once, and so can all that answer one request.
+
+    Otherwise served requests and passed-over quotes would pile up until they expire, and a trader
+    that asks often would meet the limit of what may be open.
+    """
+    account.drop(account.quotes, quote.quote_id)
+    if quote.request_id is None:
+        return
+    account.drop(account.requests, quote.request_id)
+    for other in list(account.quotes.values()):
+        if other.request_id == quote.request_id:
+            account.drop(account.quotes, other.quote_id)
+
+
+def withdraw(account: LiveAccount, said: QuoteCancel) -> None:
     """Z: withdraw the named quotes. A quote that was hit before stays hit."""
     match said.quote_cancel_type:
         case QuoteCancelType.ALL:
@@ -104,18 +129,13 @@ def withdraw(account: Account, said: QuoteCancel) -> Account:
             if said.quote_id is None:
                 refuse("missing-field", field="QuoteID")
             # A quote that was hit or has expired may be named: the messages crossed.
-            if f"QuoteID:{said.quote_id}" not in account.used_ids:
-                refuse("unknown-quote", quote_id=said.quote_id)
             names = [said.quote_id]
-    quotes = account.quotes
     for name in names:
-        quotes = quotes.without(name)
-    return replace(account, quotes=quotes)
+        account.drop(account.quotes, name)
 
 
-def pass_on(account: Account, said: QuoteResponse) -> Account:
+def pass_on(account: LiveAccount, entry: RuledFrame, said: QuoteResponse) -> None:
     """AJ: the trader declines a quote, which ends. One that has ended does not change."""
-    if f"QuoteID:{said.quote_id}" not in account.used_ids:
-        refuse("unknown-quote", quote_id=said.quote_id)
-    account = use_id(account, "QuoteRespID", said.quote_resp_id)
-    return replace(account, quotes=account.quotes.without(said.quote_id))
+    live = account.quotes.get(said.quote_id)
+    if live is not None and live.seq <= entry.peer_seq:
+        account.drop(account.quotes, said.quote_id)

@@ -11,9 +11,11 @@ from typing import Final
 
 from psymm import messages as m
 from psymm.rulebook import checkpoint, collateral, oracle, orders, quotes, settlement
-from psymm.rulebook.account import NEVER, Account, Lane, OrderStatus
+from psymm.rulebook.account import Lane, OrderStatus
+from psymm.rulebook.books import Books
 from psymm.rulebook.inputs import ChainFacts, ReplayInputs, RuledFrame, has_come
-from psymm.rulebook.value import replace
+from psymm.rulebook.live_account import LiveAccount
+from psymm.rulebook.totals import first_expiry
 from psymm.rulebook.violation import RuleBroken, Violation, refuse, violated
 
 _TRADERS: Final = (
@@ -63,7 +65,7 @@ MOST_UNCOVERED: Final = 128
 _NOT_YET: Final = (m.NewOrderMultileg, m.Funding, m.Liquidation)
 
 
-def beyond(account: Account, entry: RuledFrame) -> bool:
+def beyond(account: Books, entry: RuledFrame) -> bool:
     """Whether this solver frame is beyond the limit of uncovered frames (``spec.md`` 67).
 
     Such a frame does not move the clock, and is a violation unless it is a Heartbeat.
@@ -72,14 +74,14 @@ def beyond(account: Account, entry: RuledFrame) -> bool:
 
 
 def judge(
-    account: Account,
+    account: LiveAccount,
     entry: RuledFrame,
     legal_time: int,
     inputs: ReplayInputs,
     facts: ChainFacts,
     named: checkpoint.Named,
-) -> tuple[Account, Violation | None]:
-    """Judge one frame.
+) -> Violation | None:
+    """Judge one frame; the account then is the one after it.
 
     A frame that breaks a rule keeps its seq and moves the clock, and changes nothing else. This is
     all that a replay knows of the rules.
@@ -92,10 +94,7 @@ def judge(
         facts: what is known of the chain.
         named: what a UCP may name here.
 
-    Returns:
-        The account after the frame, and its violation or None.
-
-    Raises FactsBehind if the facts do not suffice.
+    Raises FactsBehind if the facts do not suffice; the caller then undoes what the frame did.
     """
     noticed = facts.noticed.get((int(entry.lane), entry.seq)) if facts.noticed else None
     violation: Violation | None = None
@@ -104,73 +103,66 @@ def judge(
     ):
         # Noticed on chain before its own date could come, so it is void (``spec.md`` 2). Its date
         # must not move the clock.
-        account = advance(account, entry, NO_TIME)
+        advance(account, entry, NO_TIME)
         violation = violated("dated-ahead", sent=entry.sending_time, seen=noticed).violation
     else:
-        account = advance(account, entry, legal_time)
+        advance(account, entry, legal_time)
+        advanced = account.mark
         try:
-            account = rule(account, entry, inputs, facts, named)
+            rule(account, entry, inputs, facts, named)
         except RuleBroken as refused:
+            account.undo_to(advanced)
             violation = refused.violation
     # After every frame, valid or not: each one shows whether its lane leaves an offer unanswered.
-    return account if account.offer is None else checkpoint.overdue(account, entry), violation
+    if account.offer is not None:
+        checkpoint.overdue(account, entry)
+    return violation
 
 
-def advance(account: Account, entry: RuledFrame, legal_time: int) -> Account:
+def advance(account: LiveAccount, entry: RuledFrame, legal_time: int) -> None:
     """Let a frame take its place: seq, byte counts, clock, and what the clock expires.
 
     The clock is the maximum of all legal times so far, so it never goes back.
     """
     trader, solver = account.bytes_sent
-    clock = max(account.clock, legal_time)
     if entry.lane is Lane.TRADER:
-        account = replace(
-            account,
-            trader_seq=entry.seq,
-            trader_covers=entry.peer_seq,
-            clock=clock,
-            bytes_sent=(trader + entry.size, solver),
-        )
+        account.trader_seq = entry.seq
+        account.trader_covers = entry.peer_seq
+        account.bytes_sent = (trader + entry.size, solver)
     else:
-        account = replace(
-            account,
-            solver_seq=entry.seq,
-            clock=clock,
-            bytes_sent=(trader, solver + entry.size),
-        )
-    # Before the message is judged: what has expired by now can no longer be hit or filled.
-    if clock > account.next_expiry:
-        account = _expire(account, clock)
-    return account if account.alive is None else settlement.release_freeze(account)
+        account.solver_seq = entry.seq
+        account.bytes_sent = (trader, solver + entry.size)
+    if legal_time > account.clock:
+        account.clock = legal_time
+        # Before the message is judged: what has expired by now can no longer be hit or filled.
+        if legal_time > account.next_expiry:
+            _expire(account, legal_time)
+    if account.alive is not None:
+        settlement.release_freeze(account)
 
 
-def _expire(account: Account, clock: int) -> Account:
+def _expire(account: LiveAccount, clock: int) -> None:
     """Drop quotes, requests and orders whose time is before the clock."""
-    requests, live = account.requests, account.quotes
-    for request in account.requests.values():
+    for request in list(account.requests.values()):
         if request.expire_time < clock:
-            requests = requests.without(request.quote_req_id)
-    for quote in account.quotes.values():
+            account.drop(account.requests, request.quote_req_id)
+    for quote in list(account.quotes.values()):
         if quote.valid_until < clock:
-            live = live.without(quote.quote_id)
-    account = replace(account, requests=requests, quotes=live)
+            account.drop(account.quotes, quote.quote_id)
     for order in list(account.orders.values()):
         if order.expire_time < clock:
-            account = orders.end_order(account, order, OrderStatus.EXPIRED)
-    times = [r.expire_time for r in account.requests.values()]
-    times += [q.valid_until for q in account.quotes.values()]
-    times += [o.expire_time for o in account.orders.values()]
-    return replace(account, next_expiry=min(times, default=NEVER))
+            orders.end_order(account, order, OrderStatus.EXPIRED)
+    account.next_expiry = first_expiry(account)
 
 
 def rule(  # noqa: C901
-    account: Account,
+    account: LiveAccount,
     entry: RuledFrame,
     inputs: ReplayInputs,
     facts: ChainFacts,
     named: checkpoint.Named,
-) -> Account:
-    """The account after the frame's message. Raises RuleBroken if it is a violation."""
+) -> None:
+    """Do what the frame's message does. Raises RuleBroken if it is a violation."""
     # Complex because every message of the vocabulary has its case; each is one call.
     said = entry.message
     if said is None:
@@ -185,58 +177,61 @@ def rule(  # noqa: C901
     _admit(account, entry, said)
     match said:
         case m.Logon():
-            return collateral.log_on(account, entry, said)
+            collateral.log_on(account, entry, said)
         case m.Logout():
-            return collateral.log_out(account, entry, said)
+            collateral.log_out(account, entry, said)
         case m.SessionKeyChange():
-            return collateral.change_key(account, entry, said)
+            collateral.change_key(account, entry, said)
         case m.CollateralAssignment():
-            return collateral.assign(account, entry, said)
+            collateral.assign(account, entry, said)
         case m.CollateralResponse():
-            return collateral.respond(account, entry, said)
+            collateral.respond(account, entry, said)
         case m.QuoteRequest():
-            return quotes.ask(account, said)
+            quotes.ask(account, said)
         case m.QuoteRequestReject():
-            return quotes.decline_request(account, said)
+            quotes.decline_request(account, said)
         case m.Quote():
-            return quotes.quote(account, said)
+            quotes.quote(account, entry, said)
         case m.QuoteCancel():
-            return quotes.withdraw(account, said)
+            quotes.withdraw(account, said)
         case m.QuoteResponse():
-            return quotes.pass_on(account, said)
+            quotes.pass_on(account, entry, said)
         case m.NewOrderSingle():
+            orders.send(account, entry, said)
             # Payees were named for the flat account, which an order ends.
-            return settlement.forget_payees(orders.send(account, said))
+            settlement.forget_payees(account)
         case m.OrderCancelRequest():
-            return orders.ask_cancel(account, said)
+            orders.ask_cancel(account, said)
         case m.OrderCancelReplaceRequest():
-            return orders.ask_replace(account, said)
+            orders.ask_replace(account, said)
         case m.OrderCancelReject():
-            return orders.refuse_request(account, said)
+            orders.refuse_request(account, said)
         case m.ExecutionReport():
-            return orders.report(account, said)
+            orders.report(account, entry, said)
         case m.ForceAction():
-            return orders.force(account, said)
+            orders.force(account, said)
         case m.OraclePrice():
-            return oracle.take_price(account, said)
+            oracle.take_price(account, said)
         case m.SettlementOutput():
-            return settlement.name_payee(account, entry, said, inputs)
+            settlement.name_payee(account, entry, said, inputs)
         case m.Settlement():
-            return settlement.propose(account, entry, said, inputs)
+            settlement.propose(account, entry, said, inputs)
         case m.SettlementAcceptance():
-            return settlement.accept(account, entry, said)
+            settlement.accept(account, entry, said)
         case m.ChainFact():
-            return settlement.cite(account, entry, said, facts)
+            settlement.cite(account, entry, said, facts)
         case m.Checkpoint():
-            return checkpoint.agree(account, entry, said, named)
+            checkpoint.agree(account, entry, said, named)
         case m.Reject():
-            return checkpoint.rejected(collateral.disown(account, entry, said), entry, said)
+            collateral.disown(account, entry, said)
+            checkpoint.rejected(account, entry, said)
         case _ if isinstance(said, _HARMLESS):
-            return account
-    raise violated("not-yet-in-force", msg_type=said.MSG_TYPE)
+            pass
+        case _:
+            refuse("not-yet-in-force", msg_type=said.MSG_TYPE)
 
 
-def _admit(account: Account, entry: RuledFrame, said: m.Message) -> None:
+def _admit(account: Books, entry: RuledFrame, said: m.Message) -> None:
     """Check that this lane may send this kind of message now. Raises RuleBroken."""
     lane = entry.lane
     if isinstance(said, _SOLVERS if lane is Lane.TRADER else _TRADERS):
@@ -274,12 +269,12 @@ def _admit(account: Account, entry: RuledFrame, said: m.Message) -> None:
         _check_closes(account, said)
 
 
-def _check_closes(account: Account, said: m.QuoteRequest | m.Quote) -> None:
+def _check_closes(account: Books, said: m.QuoteRequest | m.Quote) -> None:
     """After a Logout a quote is allowed only to close what is open in its symbol (`spec.md` 63)."""
     if not any(position.symbol == said.symbol for position in account.positions.values()):
         refuse("logged-out", msg_type=said.MSG_TYPE)
 
 
-def _deadline(account: Account) -> int | None:
+def _deadline(account: Books) -> int | None:
     alive = account.settlement
     return None if alive is None else alive.deadline_s

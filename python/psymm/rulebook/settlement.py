@@ -40,19 +40,24 @@ from psymm.messages import (
     SettlementKind,
     SettlementOutput,
 )
-from psymm.rulebook.account import Account, Lane, LiveProposal, NamedPayee
+from psymm.rulebook.account import Lane, LiveProposal, NamedPayee
+from psymm.rulebook.books import Books
 from psymm.rulebook.inputs import ChainFacts, ChainPlace, ReplayInputs, RuledFrame
+from psymm.rulebook.live_account import LiveAccount
+from psymm.rulebook.totals import put_note
 from psymm.rulebook.value import replace
 from psymm.rulebook.violation import FactsBehind, refuse
 from psymm.terms import NANOSECONDS, Terms
 
+MOST_PROPOSALS = 4
+"""How many proposals are kept, alive or dead (``spec.md`` 11)."""
 DEADLINE_STEP_S = 300
 """Deadlines are multiples of this, in seconds, so that they cannot tell sessions apart."""
 
 
 def name_payee(
-    account: Account, entry: RuledFrame, said: SettlementOutput, inputs: ReplayInputs
-) -> Account:
+    account: LiveAccount, entry: RuledFrame, said: SettlementOutput, inputs: ReplayInputs
+) -> None:
     """UPY: set the sender's payee.
 
     With a wallet's signature it is the other lane's payee: a party whose journal was restored signs
@@ -78,9 +83,7 @@ def name_payee(
     most = account.payouts[lane]
     if not most - account.terms.tariff.relayer_cap <= said.amount <= most:
         refuse("wrong-payee", amount=_tokens(account, said.amount), payout=_tokens(account, most))
-    return _with_payee(
-        account, lane, NamedPayee(inner=said.inner, memo=said.memo, amount=said.amount)
-    )
+    _set_payee(account, lane, NamedPayee(inner=said.inner, memo=said.memo, amount=said.amount))
 
 
 def _check_covers(entry: RuledFrame, said: SettlementOutput) -> None:
@@ -94,19 +97,16 @@ def _check_covers(entry: RuledFrame, said: SettlementOutput) -> None:
         refuse("unknown-frame", ref_seq_num=covers)
 
 
-def forget_payees(account: Account) -> Account:
+def forget_payees(account: LiveAccount) -> None:
     """Remove both payees: the account that they were named for has changed."""
-    if account.trader_payee is None and account.solver_payee is None:
-        return account
-    return _with_payee(_with_payee(account, Lane.TRADER, None), Lane.SOLVER, None)
+    account.trader_payee = account.solver_payee = None
 
 
-def _with_payee(account: Account, lane: Lane, payee: NamedPayee | None) -> Account:
-    if account.payee(lane) == payee:
-        return account
+def _set_payee(account: LiveAccount, lane: Lane, payee: NamedPayee | None) -> None:
     if lane is Lane.TRADER:
-        return replace(account, trader_payee=payee)
-    return replace(account, solver_payee=payee)
+        account.trader_payee = payee
+    else:
+        account.solver_payee = payee
 
 
 def payee_digest(terms: Terms, custody: bytes, lane: Lane, said: SettlementOutput) -> bytes:
@@ -161,7 +161,9 @@ def _check_signed(digest: bytes, signature: bytes, wallet: bytes) -> None:
         refuse("wrong-signature", signer=signer, wallet=wallet)
 
 
-def propose(account: Account, entry: RuledFrame, said: Settlement, inputs: ReplayInputs) -> Account:
+def propose(
+    account: LiveAccount, entry: RuledFrame, said: Settlement, inputs: ReplayInputs
+) -> None:
     """UST: a settlement comes alive, if it is exactly what account and payees give.
 
     Its proposer's wallet has signed it. Releases and merges are not in force yet.
@@ -198,15 +200,16 @@ def propose(account: Account, entry: RuledFrame, said: Settlement, inputs: Repla
         fee=said.fee,
         deadline_s=said.deadline,
     )
-    # Kept by commitment even after it dies: the chain may still have mined it.
-    return replace(
-        account,
-        proposals=account.proposals.put(said.commitment0, proposal),
-        alive=said.commitment0,
-    )
+    # Kept by commitment even after it dies: the chain may still have mined it. The oldest one died
+    # long before a fifth can be signed; if it was mined, its notes are cited as spent (``cite``).
+    if len(account.proposals) >= MOST_PROPOSALS:
+        oldest = min(account.proposals.values(), key=lambda each: (each.deadline_s, each.seq))
+        account.drop(account.proposals, oldest.commitments[0])
+    account.put(account.proposals, said.commitment0, proposal)
+    account.alive = said.commitment0
 
 
-def _check_inputs(account: Account, said: Settlement) -> None:
+def _check_inputs(account: Books, said: Settlement) -> None:
     """Check that both inputs differ and that every accepted note is one of them.
 
     With a single note left, the other input is the circuit's empty note. Only the two parties can
@@ -221,7 +224,7 @@ def _check_inputs(account: Account, said: Settlement) -> None:
         refuse("wrong-inputs", commitment0=said.commitment0)
 
 
-def _check_outputs(account: Account, proposer: Lane, said: Settlement) -> None:
+def _check_outputs(account: Books, proposer: Lane, said: Settlement) -> None:
     """Check that commitments and memos are those of both payees, in either order.
 
     Which output belongs to whom stays between the two sides.
@@ -248,18 +251,18 @@ def _check_outputs(account: Account, proposer: Lane, said: Settlement) -> None:
     refuse("wrong-output", trader=outputs[0][0], solver=outputs[1][0])
 
 
-def _tokens(account: Account, units: int) -> str:
+def _tokens(account: Books, units: int) -> str:
     """Token units as whole tokens, for people."""
     return format_amount(units, account.terms.collateral.decimals)
 
 
-def _output(account: Account, payee: NamedPayee) -> bytes:
+def _output(account: Books, payee: NamedPayee) -> bytes:
     """The commitment of the note that pays a payee: H3(inner, token, amount)."""
     token = bytes(12) + bytes.fromhex(account.terms.collateral.token[2:])
     return poseidon2_hash([payee.inner, token, _word(payee.amount)])
 
 
-def _check_fee(account: Account, said: Settlement, payout: int) -> None:
+def _check_fee(account: Books, said: Settlement, payout: int) -> None:
     nothing = bytes(20)
     token = bytes.fromhex(account.terms.collateral.token[2:])
     # The contract wants zero addresses without a fee, and the token of the fee with one.
@@ -273,7 +276,7 @@ def _check_fee(account: Account, said: Settlement, payout: int) -> None:
         refuse("wrong-fee", fee=_tokens(account, said.fee), cap=_tokens(account, cap))
 
 
-def _check_deadline(account: Account, deadline_s: int) -> None:
+def _check_deadline(account: Books, deadline_s: int) -> None:
     # A signed settlement must be dead or mined before a seizure can happen (``spec.md`` 21).
     latest = account.clock + account.terms.timeouts.settlement + DEADLINE_STEP_S * NANOSECONDS
     at = deadline_s * NANOSECONDS
@@ -281,7 +284,7 @@ def _check_deadline(account: Account, deadline_s: int) -> None:
         refuse("wrong-deadline", deadline=deadline_s, clock=account.clock)
 
 
-def accept(account: Account, entry: RuledFrame, said: SettlementAcceptance) -> Account:
+def accept(account: LiveAccount, entry: RuledFrame, said: SettlementAcceptance) -> None:
     """USA: the other side accepts the live proposal; both wallets have now signed."""
     alive = account.settlement
     if (
@@ -293,28 +296,29 @@ def accept(account: Account, entry: RuledFrame, said: SettlementAcceptance) -> A
     ):
         refuse("no-proposal", ref_seq_num=said.ref_seq_num)
     # The account stays frozen: the settlement may be mined at any time now.
-    accepted = replace(alive, accepted=True)
-    return replace(account, proposals=account.proposals.put(account.alive, accepted))
+    account.put(account.proposals, account.alive, replace(alive, accepted=True))
 
 
-def release_freeze(account: Account) -> Account:
+def release_freeze(account: LiveAccount) -> None:
     """End a proposal once its deadline and the skew have passed on the rulebook's clock.
 
     The chain's clock may run behind by as much as the skew.
     """
     alive = account.settlement
     if alive is None:
-        return account
+        return
     end = alive.deadline_s * NANOSECONDS + account.terms.timeouts.skew
-    return _dead(account) if account.clock > end else account
+    if account.clock > end:
+        _end_proposal(account)
 
 
-def _dead(account: Account) -> Account:
-    """The account without its live proposal, which can no longer be mined."""
-    return forget_payees(replace(account, alive=None))
+def _end_proposal(account: LiveAccount) -> None:
+    """End the live proposal, which can no longer be mined."""
+    account.alive = None
+    forget_payees(account)
 
 
-def cite(account: Account, entry: RuledFrame, said: ChainFact, facts: ChainFacts) -> Account:
+def cite(account: LiveAccount, entry: RuledFrame, said: ChainFact, facts: ChainFacts) -> None:
     """UCF: a frame cites a fact of the chain, and the account follows.
 
     The transaction counts, not the block: a reorganisation may move it (``spec.md`` 16). A
@@ -336,23 +340,30 @@ def cite(account: Account, entry: RuledFrame, said: ChainFact, facts: ChainFacts
     if place is None or denied or place.transaction != said.transaction_hash:
         refuse("false-citation", cited=what, block=said.block_number)
     if not spends:
-        return _occupied(account, what, place, facts)
+        _occupied(account, what, place, facts)
+        return
     # Dead proposals count, too: the chain's clock decides what was mined.
     for proposal in account.proposals.values():
         output = facts.inserted.get(proposal.commitments[0])
         if what in proposal.nullifiers and output == place:
-            return replace(_dead(_spent(account, proposal.nullifiers)), ended=True)
+            _spend(account, proposal.nullifiers)
+            _end_proposal(account)
+            account.ended = True
+            return
     if not any(note.nullifier == what for note in account.notes.values()):
         refuse("unknown-note", nullifier=what)
     # Spent by something that no valid frame names: a seizure, or a settlement that both wallets
     # signed although the rules had refused it. The custody ends when no accepted note is unspent
     # (``spec.md`` 63).
-    account = _spent(account, (what,))
-    gone = all(note.spent for note in account.notes.values() if note.accepted)
-    return replace(_dead(account), ended=True) if gone else account
+    _spend(account, (what,))
+    if all(note.spent for note in account.notes.values() if note.accepted):
+        _end_proposal(account)
+        account.ended = True
 
 
-def _occupied(account: Account, commitment: bytes, place: ChainPlace, facts: ChainFacts) -> Account:
+def _occupied(
+    account: LiveAccount, commitment: bytes, place: ChainPlace, facts: ChainFacts
+) -> None:
     """The tree has this commitment and takes it only once.
 
     So a payee or proposal with this output can no longer be paid, except by the settlement that
@@ -362,17 +373,16 @@ def _occupied(account: Account, commitment: bytes, place: ChainPlace, facts: Cha
     if alive is not None:
         # If the same transaction spent its input, the settlement itself created the output.
         mined = facts.spent.get(alive.nullifiers[0]) == place
-        return _dead(account) if commitment in alive.commitments and not mined else account
+        if commitment in alive.commitments and not mined:
+            _end_proposal(account)
+        return
     for lane in Lane:
         payee = account.payee(lane)
         if payee is not None and _output(account, payee) == commitment:
-            account = _with_payee(account, lane, None)
-    return account
+            _set_payee(account, lane, None)
 
 
-def _spent(account: Account, nullifiers: Sequence[bytes]) -> Account:
-    notes = account.notes
-    for commitment, note in account.notes.items():
+def _spend(account: LiveAccount, nullifiers: Sequence[bytes]) -> None:
+    for note in list(account.notes.values()):
         if note.nullifier in nullifiers:
-            notes = notes.put(commitment, replace(note, spent=True))
-    return replace(account, notes=notes)
+            put_note(account, replace(note, spent=True))

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from psymm._core import format_decimal
 from psymm.messages import Side
-from psymm.rulebook.account import Account, Lane
+from psymm.rulebook.account import Lane
+from psymm.rulebook.books import Account
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def positions(account: Account, lane: Lane) -> tuple[PositionView, ...]:
     made = []
     for position in ordered:
         long = (position.side is Side.BUY) is (lane is Lane.TRADER)
-        profit = position.profit(account.mark(position))
+        profit = position.profit(account.mark_of(position))
         order = None if position.close_order is None else account.orders[position.close_order]
         made.append(
             PositionView(
@@ -75,7 +76,7 @@ def positions(account: Account, lane: Lane) -> tuple[PositionView, ...]:
                 direction="long" if long else "short",
                 quantity=format_decimal(position.quantity),
                 entry_price=format_decimal(position.entry_price),
-                mark_price=format_decimal(account.mark(position)),
+                mark_price=format_decimal(account.mark_of(position)),
                 upnl=format_decimal(profit if lane is Lane.TRADER else -profit),
                 locked=format_decimal(
                     account.margin(position.symbol, lane, position.quantity, position.entry_price)

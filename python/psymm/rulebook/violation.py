@@ -65,7 +65,7 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
         "this version of the rulebook does not rule this message",
         "do not send it; both sides read it and neither account changes",
     ),
-    "duplicate-id": ("this id was used before", "choose a fresh id"),
+    "duplicate-id": ("something alive of this kind has this id", "choose a fresh id"),
     "unknown-symbol": ("the terms have no such instrument", "use a symbol of the terms"),
     "unknown-frame": (
         "the frame that is named is not one that this frame's sender had processed",
@@ -106,10 +106,12 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
     ),
     "quote-mismatch": (
         "the order is not what was quoted",
-        "order the quote's symbol, on a side it prices, within its size",
+        "order the quote's symbol, on a side it prices, at its price and within its size",
     ),
-    "unknown-order": ("no such order was ever sent", "name the ClOrdID of an order"),
-    "order-not-live": ("the order has ended", "nothing is left of it to act on"),
+    "unknown-order": (
+        "no such order is open: it has ended, or was never sent",
+        "name the ClOrdID of an open order",
+    ),
     "order-not-pending": ("the order is not pending", "only a pending order can be locked"),
     "already-pending": ("a request on this order is already open", "wait for its answer"),
     "nothing-pending": ("no such request is open on this order", "answer only what was asked"),

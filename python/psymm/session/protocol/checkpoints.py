@@ -105,7 +105,7 @@ def advance(s: SessionState, out: Effects, now: int) -> None:
         if coverable(s) >= answer[1]:
             sign(s, out, answer[0], now)
         return
-    if not (is_wanted(s) or _many_held(s, rulebook) or rulebook.near_limit()):
+    if not (is_wanted(s) or _many_held(s) or rulebook.near_limit()):
         return
     if s.status is not SessionStatus.TRADING or rulebook.offer_stands():
         return
@@ -122,13 +122,10 @@ def advance(s: SessionState, out: Effects, now: int) -> None:
         s.checkpoints.offer_at = len(s.record) + MOST_HELD
 
 
-def _many_held(s: SessionState, rulebook: Rulebook) -> bool:
-    """Whether memory holds so many frames that a checkpoint is worth its cost.
-
-    The cost grows with the account's ids.
-    """
+def _many_held(s: SessionState) -> bool:
+    """Whether memory holds so many frames that a checkpoint is worth its cost."""
     held = len(s.record)
-    return held >= MOST_HELD and held >= max(s.checkpoints.offer_at, rulebook.ids() // 8)
+    return held >= MOST_HELD and held >= s.checkpoints.offer_at
 
 
 def _offer(s: SessionState, rulebook: Rulebook) -> tuple[Checkpoint, int] | None:
@@ -229,7 +226,7 @@ def _show_account(s: SessionState, out: Effects, account: Account, now: int) -> 
     if dispute is not None and dispute.ours.hash == account.hash:
         return
     s.checkpoints.dispute = Dispute(account)
-    content = account.canonical()
+    content = account.document()
     pieces = [content[at : at + PART_BYTES] for at in range(0, len(content), PART_BYTES)]
     if len(pieces) > MOST_PARTS:
         log.warning("account-not-shown", extra={"bytes": len(content)})
@@ -275,7 +272,7 @@ def _name_difference(s: SessionState, out: Effects, dispute: Dispute) -> None:
     if keccak256(content) != dispute.their_hash:
         return
     try:
-        found = first_difference(dispute.ours.canonical(), content)
+        found = first_difference(dispute.ours.document(), content)
     except AccountRefused as refused:
         name, ours, theirs = "", "", str(refused)
     else:

@@ -114,10 +114,6 @@ class Rulebook(Protocol):
         """Whether a lane has used half of what it may send between two checkpoints."""
         ...
 
-    def ids(self) -> int:
-        """How many ids the account keeps forever. A checkpoint's cost grows with them."""
-        ...
-
     def answer_due(self, lane: int) -> tuple[Checkpoint, int] | None:
         """The UCP that answers the peer's offer, and the number of the offer's frame."""
         ...

@@ -7,9 +7,7 @@ The rulebook cannot rule it without the fact. Then it waits, with all later fram
 `learn_fact`; meanwhile we sign no business. A new citation of the peer's comes here only when it
 can be ruled; see `Holding`.
 
-States: `_replay` is what the rulebook has decided. `_ahead` is the projection with the trader's
-pending frames; `_dry_run` the result for the last message that was checked. Both are caches: they
-follow from `_replay`, and every change of it drops or updates them.
+State: `_replay`, which judges each message when we check it, and not again when its frame arrives.
 """
 
 from __future__ import annotations
@@ -33,7 +31,7 @@ from psymm.rulebook import (
     checkpoint,
 )
 from psymm.rulebook.account import LANES
-from psymm.rulebook.sequence import DryRun, Projection
+from psymm.rulebook.books import Books
 from psymm.rulebook.value import replace
 from psymm.session.protocol.chain_facts import Citation, Fact
 from psymm.terms import Terms
@@ -62,10 +60,6 @@ class RulebookLedger:
             facts or ChainFacts(),
         )
         self._waiting: deque[RecordedFrame] = deque()
-        # Both follow from `_replay`. We keep them so that no frame is ruled twice: `_ahead` is the
-        # outcome with the pending frames, `_dry_run` that of the last message checked.
-        self._ahead: Projection | None = None
-        self._dry_run: DryRun | None = None
 
     @property
     def account(self) -> Account:
@@ -75,7 +69,12 @@ class RulebookLedger:
     @property
     def projected(self) -> Account:
         """As it will be if the trader's pending frames are covered in time."""
-        return self._look_ahead().replay.account
+        return self._replay.projected()
+
+    @property
+    def latest(self) -> Books:
+        """As judged last, perhaps with a message that was only checked; see `Replay.latest`."""
+        return self._replay.latest
 
     @property
     def waits(self) -> bool:
@@ -116,12 +115,12 @@ class RulebookLedger:
     @property
     def trader_covers(self) -> int:
         """How far the trader covers the solver's frames; see `Rulebook.trader_covers`."""
-        return self._ahead_account().trader_covers
+        return self._replay.trader_covers
 
     @property
     def decided(self) -> int:
         """The last solver frame that is decided; see `Rulebook.decided`."""
-        return self._look_ahead().replay.decided
+        return self._replay.decided
 
     @property
     def heads(self) -> tuple[int, int]:
@@ -134,10 +133,6 @@ class RulebookLedger:
 
     def arrived(self, entry: RecordedFrame) -> Sequence[Ruling]:
         """Step a frame that is on the record now; see `Rulebook.arrived`."""
-        dry_run, self._dry_run = self._dry_run, None
-        # Usually this is the message that we checked just now, in the same state: reuse the result.
-        if dry_run is not None and not self._waiting and _is_of(dry_run, entry):
-            return self._move(dry_run.after, dry_run.entry.lane)
         self._waiting.append(entry)
         return self._drain()
 
@@ -165,21 +160,17 @@ class RulebookLedger:
                 len(encode(message)) if size is None else size,
                 message,
             )
-            self._dry_run = self._replay.dry_run(entry, self._look_ahead())
+            return self._replay.dry_run(entry)
         except JsonError as error:
             return Violation("malformed", (("code", error.code),))
         except RulebookError as unknown:
             return Violation(unknown.code)
-        return self._dry_run.violation
 
     def drop(self, lane: int, seq: int) -> bool:
         """Drop a lane's frames from `seq` on; see `Rulebook.drop`. The trader's have not taken
         effect yet, so they simply go. The solver's have, so all is ruled again."""
-        # Both caches rest on the frames that go.
-        self._ahead = self._dry_run = None
         if lane == Lane.TRADER and not self._waiting:
-            pending = tuple(one for one in self._replay.pending if one.seq < seq)
-            self._replay = replace(self._replay, pending=pending)
+            self._replay.drop_pending(seq)
             return True
         self._waiting.clear()
         # The facts stay: they are the chain's, not the frames'.
@@ -209,13 +200,12 @@ class RulebookLedger:
         """A checkpoint is final when each lane covers the other's UCP: covered frames stay on the
         record, no matter which key is revoked."""
         replay = self._replay
-        last = replay.account.checkpoint
+        last = replay.checkpoint
         if last is None or (self._point is not None and last.said == self._point.said):
             return
         # Pending frames of the trader cover, too, before a solver's frame brings them into effect.
-        covered = replay.pending[-1].peer_seq if replay.pending else replay.account.trader_covers
         agreed = replay.agreed
-        if last.said[1] <= covered and agreed is not None:
+        if last.said[1] <= replay.trader_covers and agreed is not None:
             self._point = Point(last.account_hash, last.trader_seq, last.solver_seq, last.said)
             self._agreed = agreed
 
@@ -224,7 +214,7 @@ class RulebookLedger:
         return self._replay.disputed
 
     def near_limit(self) -> bool:
-        account = self._replay.account
+        account = self._replay.latest
         limits = account.terms.limits
         for lane in Lane:
             frames, sent = account.since_checkpoint(lane)
@@ -232,14 +222,10 @@ class RulebookLedger:
                 return True
         return False
 
-    def ids(self) -> int:
-        account = self._replay.account
-        return len(account.used_ids) + len(account.ended_orders)
-
     def answer_due(self, lane: int) -> tuple[Checkpoint, int] | None:
-        if self._replay.account.offer is None and not self._names_checkpoint():
+        if self._replay.offer is None and not self._names_checkpoint():
             return None
-        account = self._ahead_account()
+        account = self._replay.projected()
         said = checkpoint.answer(account, Lane(lane))
         if said is None or account.offer is None or self._waiting:
             return None
@@ -248,68 +234,45 @@ class RulebookLedger:
     def offer_due(self, lane: int) -> tuple[Checkpoint, int] | None:
         if self._waiting:
             return None
-        view = self._look_ahead().replay
-        said = checkpoint.offer(view.account, view.named)
+        replay = self._replay
+        said = checkpoint.offer(replay.projected(), replay.named())
         if said is None:
             return None
-        return said, view.account.trader_covers if lane == Lane.TRADER else view.heads[0]
+        return said, replay.trader_covers if lane == Lane.TRADER else replay.heads[0]
 
     def offer_stands(self) -> bool:
-        seen = self._replay.account if not self._names_checkpoint() else self._ahead_account()
-        last = None if seen.checkpoint is None else seen.checkpoint.said
-        return seen.offer is not None or last != (self._point and self._point.said)
+        offer, point = self._replay.offer, self._replay.checkpoint
+        if self._names_checkpoint():
+            seen = self._replay.projected()
+            offer, point = seen.offer, seen.checkpoint
+        last = None if point is None else point.said
+        return offer is not None or last != (self._point and self._point.said)
 
     def _names_checkpoint(self) -> bool:
         """Whether a pending frame may change which checkpoint is offered or in force."""
         return any(type(entry.message) is Checkpoint for entry in self._replay.pending)
 
-    def _ahead_account(self) -> Account:
-        return self._look_ahead().replay.account
-
     def account_at(self, solver_seq: int, trader_seq: int) -> Account | None:
-        view = self._look_ahead().replay
+        replay = self._replay
         # Only the accounts of checkpoints are kept: offered, named or disputed.
-        known = (view.offered, self._replay.offered, view.named.account, self._replay.disputed)
+        known = (replay.offered_ahead(), replay.offered, replay.named().account, replay.disputed)
         for account in known:
             if account is not None and account.seqs == (trader_seq, solver_seq):
                 return account
         return None
 
-    def _look_ahead(self) -> Projection:
-        if self._ahead is None:
-            self._ahead = self._replay.look_ahead()
-        return self._ahead
-
     def _step(self, entry: RuledFrame) -> Sequence[Ruling]:
         """Step the next frame. Raises as `Replay.step_entry`; then nothing has changed."""
-        if entry.lane is Lane.TRADER:
-            replay, _ = self._replay.step_entry(entry)
-            ahead: Projection | None = None
-            # A trader's frame takes effect later, so the projection only grows by it.
-            if self._ahead is not None:
-                ahead = self._ahead.and_then(entry)
-            elif isinstance(entry.message, ChainFact):
-                # Project before the frame is pending: the projection may have to wait for its fact.
-                ahead = replay.look_ahead()
-            self._replay, self._ahead = replay, ahead
-            return self._found(())
-        self._replay, rulings = self._replay.step_entry(entry, self._ahead)
-        self._ahead = None
-        return self._found(rulings)
-
-    def _move(self, after: Projection, lane: Lane) -> Sequence[Ruling]:
-        """Take over a dry run: the frame that arrived is the message that we checked."""
-        if lane is Lane.TRADER:
-            self._replay, self._ahead = after.since, after
-            return self._found(())
-        self._replay, self._ahead = after.replay, None
-        return self._found(after.rulings)
+        # Check it before it is pending: it may have to wait for its fact.
+        if entry.lane is Lane.TRADER and isinstance(entry.message, ChainFact):
+            self._replay.dry_run(entry)
+        return self._found(self._replay.step_entry(entry))
 
     def _found(self, rulings: Sequence[Ruling]) -> Sequence[Ruling]:
         """The violations among rulings. We leave out what was ruled again because of another frame
         that was late: that is nobody's fault, so there is nothing to reject."""
         # After a trader frame too: it may cover the solver's UCP.
-        if self._replay.account.checkpoint is not None:
+        if self._replay.checkpoint is not None:
             self._look_for_checkpoint()
         for one in rulings:
             if one.violation is not None:
@@ -327,7 +290,7 @@ class RulebookLedger:
     def learn_fact(self, fact: Fact) -> Sequence[Ruling]:
         """Learn what one transaction did, or that our chain does not have what a frame cites."""
         place, known = ChainPlace(fact.block, fact.transaction), self._replay.facts
-        self._replay = self._replay.with_facts(
+        self._replay.learn(
             replace(
                 known,
                 spent={**known.spent, **dict.fromkeys(fact.spent, place)},
@@ -335,13 +298,10 @@ class RulebookLedger:
                 denied=known.denied if fact.denied is None else known.denied | {fact.denied},
             )
         )
-        # The projection may have been made without this fact.
-        self._ahead = None
         return self._drain()
 
     def _drain(self) -> Sequence[Ruling]:
         """Step the waiting frames as far as the known facts allow. Returns the violations."""
-        self._dry_run = None
         broken: list[Ruling] = []
         while self._waiting:
             entry = self._waiting[0]
@@ -363,16 +323,3 @@ class RulebookLedger:
             self._waiting.popleft()
             broken.extend(rulings)
         return broken
-
-
-def _is_of(dry_run: DryRun, arrived: RecordedFrame) -> bool:
-    """Whether a dry run was of exactly the frame that arrived."""
-    entry, frame = dry_run.entry, arrived.frame
-    return (
-        entry.message is arrived.message
-        and entry.seq == frame.seq
-        and entry.lane == frame.lane
-        and entry.peer_seq == frame.peer_seq
-        and entry.sending_time == frame.sending_time
-        and entry.size == len(frame.payload)
-    )

@@ -130,7 +130,7 @@ class Reading:
         """Learn more of the chain; returns the rulings that waited for it."""
         if self._unruled:
             return ()
-        self._replay = self._replay.with_facts(facts)
+        self._replay.learn(facts)
         return tuple(self._drain())
 
     def read(self, frame: Frame) -> FrameRead:
@@ -178,7 +178,7 @@ class Reading:
         found: list[Ruled] = []
         while self._waiting:
             try:
-                self._replay, rulings = self._replay.step_entry(self._waiting[0])
+                rulings = self._replay.step_entry(self._waiting[0])
             except FactsBehind:
                 # Without a limit, one citation of an unknown fact could fill memory.
                 if len(self._waiting) < MOST_REMEMBERED:

@@ -132,7 +132,7 @@ def replay(file: TranscriptFile, verified: Verified, *, progress: Progress | Non
     frames = list(file.each())
     rulings: dict[tuple[int, int], Ruling] = {}
     for index, (offset, frame) in enumerate(frames):
-        at, ruled = at.step(frame)
+        ruled = at.step(frame)
         rulings.update({(int(one.lane), one.seq): one for one in ruled})
         if progress is not None:
             progress(index + 1, offset + frame.length - file.start)

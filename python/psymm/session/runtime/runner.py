@@ -293,7 +293,7 @@ class SessionRunner(EffectInterpreter):
         standing, ledger = self._connection, self.protocol.state.rulebook
         pending = 0
         if isinstance(ledger, RulebookLedger):
-            account = ledger.account
+            account = ledger.latest
             pending = len(account.requests) + len(account.quotes) + len(account.orders)
         return Load(
             0 if standing is None else len(standing.outgoing),
