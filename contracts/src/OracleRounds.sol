@@ -36,7 +36,7 @@ library OracleRounds {
 
     /// @notice The price of a feed, or its funding rate for one epoch.
     /// @param feed ASCII, zeros on its right.
-    /// @param epoch 0 for a price; for a rate the start of its epoch, in nanoseconds.
+    /// @param epoch 0 for a price; for a rate the moment that it is charged for, in nanoseconds.
     /// @param value 18 decimals.
     struct Leaf {
         bytes32 feed;

@@ -29,7 +29,7 @@ class RoundLeaf:
     Attributes:
         feed: the oracle's name for what is priced.
         value: 18 decimals. A price is above zero; a rate is signed, positive: long pays short.
-        epoch: 0 for a price; for a rate the start of its epoch, nanoseconds since the epoch.
+        epoch: 0 for a price; for a rate the moment that it is charged for, nanoseconds since 1970.
     """
 
     feed: str
