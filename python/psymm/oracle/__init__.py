@@ -4,6 +4,7 @@
     agreement   what a signer proposes, signs and refuses
     wire        what signers and followers say to each other
     sources     where a signer's own prices come from
+    feeding     prices line by line, from standard input or a local socket
     store       what a signer must not forget
     broadcast   rounds to any number of followers
     client      follows rounds and believes no signer
