@@ -37,12 +37,21 @@ interface Vm {
     function label(address where, string calldata name) external;
     function load(address where, bytes32 slot) external view returns (bytes32);
     function parseJsonAddress(string calldata json, string calldata path) external pure returns (address);
+    function parseJsonAddressArray(string calldata json, string calldata path)
+        external
+        pure
+        returns (address[] memory);
     function parseJsonBytes(string calldata json, string calldata path) external pure returns (bytes memory);
     function parseJsonBytes32(string calldata json, string calldata path) external pure returns (bytes32);
     function parseJsonBytes32Array(string calldata json, string calldata path)
         external
         pure
         returns (bytes32[] memory);
+    function parseJsonBytesArray(string calldata json, string calldata path)
+        external
+        pure
+        returns (bytes[] memory);
+    function parseJsonInt(string calldata json, string calldata path) external pure returns (int256);
     function parseJsonString(string calldata json, string calldata path) external pure returns (string memory);
     function parseJsonUint(string calldata json, string calldata path) external pure returns (uint256);
     function prank(address sender) external;

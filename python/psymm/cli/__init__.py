@@ -49,6 +49,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "solver": ("psymm.cli.solver", "Run a market maker."),
     "trade": ("psymm.cli.trade", "Find a solver, fund, trade and settle."),
     "relayer": ("psymm.cli.relayer", "Run a relayer."),
+    "oracle": ("psymm.cli.oracle", "Run one signer of a price oracle."),
     "notes": ("psymm.cli.notes", "The notes that the wallet owns."),
     "withdraw": ("psymm.cli.withdraw", "Pay tokens out, in parts, to any addresses."),
     "key": ("psymm.cli.key", "Session keys: list them, revoke them on chain."),

@@ -11,6 +11,7 @@
     tree.sqlite       all commitments on chain (a cache)
     side-vault/       notes.sqlite and tree.sqlite of deposits made while a daemon holds the notes
     relayer.db        a relayer's sends under way
+    oracle.db         an oracle signer's votes and rounds: must never be lost
     transcripts/      finished custodies, one *.psymm file each
 
 Directories get mode 0700, files 0600.
@@ -61,6 +62,10 @@ class DataDir:
     @property
     def relayer(self) -> Path:
         return self.path / "relayer.db"
+
+    @property
+    def oracle(self) -> Path:
+        return self.path / "oracle.db"
 
     @property
     def outbox(self) -> Path:

@@ -1,4 +1,4 @@
-"""`psymm docs`: the documentation in this package, and an example maker configuration."""
+"""`psymm docs`: the documentation in this package, and example configurations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ _PAGES = {
     "guarantees": ("guarantees.md", "What is promised, and the test that proves it."),
     "what-you-lose": ("what-you-lose.md", "What each loss costs, and the way out."),
     "architecture": ("architecture.md", "How a frame, an order and a settlement pass the code."),
+    "oracle": ("oracle.md", "How to run a price oracle, and what its rounds prove."),
     "maker.toml": ("maker.toml", "An example for `psymm solver --config`."),
+    "oracle.toml": ("oracle.toml", "An example for `psymm oracle --config`."),
 }
 
 

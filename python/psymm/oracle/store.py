@@ -1,0 +1,247 @@
+"""A signer's memory, in SQLite: what it signed, all rounds, and proofs against other signers.
+
+What is signed is on disk before its signature leaves the process. So after a crash the signer knows
+the last moment that it may have signed, and signs no second root of it.
+
+All methods block for at most one disk write; the service calls them in a thread.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from psymm.oracle.agreement import SignerConvicted
+from psymm.oracle.rounds import OracleError, SignedRound, encode_round
+from psymm.private_files import keep_database_private
+from psymm.storage import FileBusy, StorageError, storage_error
+
+VERSION: Final = 1
+CHUNK: Final = 32
+"""Rounds that are read at once."""
+_TABLES: Final = """
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE votes (timestamp INTEGER PRIMARY KEY, root BLOB NOT NULL) STRICT;
+CREATE TABLE rounds (
+    timestamp INTEGER PRIMARY KEY,
+    root BLOB NOT NULL,
+    packed BLOB NOT NULL
+) STRICT;
+CREATE TABLE conflicts (
+    timestamp INTEGER NOT NULL,
+    root BLOB NOT NULL,
+    packed BLOB NOT NULL,
+    PRIMARY KEY (timestamp, root)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE convictions (
+    signer TEXT PRIMARY KEY,
+    timestamp INTEGER NOT NULL,
+    first_root BLOB NOT NULL,
+    first_signature BLOB NOT NULL,
+    second_root BLOB NOT NULL,
+    second_signature BLOB NOT NULL
+) STRICT;
+"""
+_NS: Final = 10**9
+_INTEGER_END: Final = 1 << 63
+"""SQLite's integers are signed. As a moment this is the year 2262."""
+
+
+class OracleStoreError(OracleError):
+    """The file cannot be used; nothing more is signed."""
+
+    code = "oracle-store"
+    what = "the signer's file cannot be used"
+    remedy = "Nothing more was signed. Use another --home, or put the file back"
+
+
+class OracleStore:
+    """The file. Only one process can open it; another gets OracleStoreError."""
+
+    def __init__(self, path: Path, chain_id: int, contract: str, signer: str, keep_s: int) -> None:
+        """Open or create the file, for one signer of one deployment.
+
+        keep_s: how long votes and rounds are kept, by their own time.
+        Raises StorageError if the system refuses; OracleStoreError if the file is damaged, of
+        another version, signer or contract, or open in another process.
+        """
+        self._path = path
+        self._keep_ns = keep_s * _NS
+        self._lock = threading.Lock()
+        keep_database_private(path)
+        try:
+            self._db = sqlite3.connect(
+                path, isolation_level=None, check_same_thread=False, timeout=1.0
+            )
+            try:
+                self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+                self._db.execute("PRAGMA journal_mode = WAL")
+                self._db.execute("PRAGMA synchronous = FULL")
+                self._open({"chainId": str(chain_id), "contract": contract, "signer": signer})
+            except BaseException:
+                self._db.close()
+                raise
+        except sqlite3.Error as error:
+            raise self._refused(error) from None
+
+    def _open(self, owner: Mapping[str, str]) -> None:
+        with self._transaction():
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                for statement in _TABLES.split(";"):
+                    self._db.execute(statement)
+                self._db.executemany("INSERT INTO facts VALUES (?, ?)", owner.items())
+                self._db.execute(f"PRAGMA user_version = {VERSION}")
+                return
+            if version != VERSION:
+                raise OracleStoreError(
+                    "it was written by another version of this program",
+                    path=self._path,
+                    found=version,
+                    expected=VERSION,
+                )
+            known = dict(self._db.execute("SELECT name, value FROM facts").fetchall())
+            for name, value in owner.items():
+                if known.get(name) != value:
+                    raise OracleStoreError(
+                        f"it belongs to another {name}; use another home for this signer",
+                        path=self._path,
+                        found=known.get(name),
+                        expected=value,
+                    )
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # --- what we sign -------------------------------------------------------------------------
+
+    def last_vote(self) -> int:
+        """The last moment that we may have signed; 0 if none."""
+        return self._number("SELECT max(timestamp) FROM votes")
+
+    def vote(self, timestamp: int, root: bytes) -> bool:
+        """Make durable that we sign this root. False if we may have signed this moment or a later
+        one already; then nothing may be signed."""
+        with self._transaction():
+            last = self._db.execute("SELECT max(timestamp) FROM votes").fetchone()[0]
+            if last is not None and timestamp <= last:
+                return False
+            self._db.execute("INSERT INTO votes VALUES (?, ?)", (timestamp, root))
+            self._db.execute("DELETE FROM votes WHERE timestamp < ?", (timestamp - self._keep_ns,))
+        return True
+
+    # --- rounds -------------------------------------------------------------------------------
+
+    def add(self, signed: SignedRound) -> bool:
+        """Keep a round that a threshold signed. False if its moment has one already. A second one
+        with another root is kept as a proof, and never given out."""
+        if signed.timestamp >= _INTEGER_END:
+            return False
+        row = (signed.timestamp, signed.root, zlib.compress(encode_round(signed).encode(), 1))
+        with self._transaction():
+            known = self._db.execute(
+                "SELECT root FROM rounds WHERE timestamp = ?", (signed.timestamp,)
+            ).fetchone()
+            if known is not None:
+                if known[0] != signed.root:
+                    self._db.execute("INSERT OR IGNORE INTO conflicts VALUES (?, ?, ?)", row)
+                return False
+            self._db.execute("INSERT INTO rounds VALUES (?, ?, ?)", row)
+            self._db.execute(
+                "DELETE FROM rounds WHERE timestamp < ?", (signed.timestamp - self._keep_ns,)
+            )
+        return True
+
+    def newest(self) -> int:
+        """The moment of the newest round; 0 if there is none."""
+        return self._number("SELECT max(timestamp) FROM rounds")
+
+    def rounds(self, after: int, last: int) -> list[tuple[int, str]]:
+        """Moments and texts of at most CHUNK rounds after `after`, up to `last`, oldest first."""
+        bounds = (min(after, _INTEGER_END - 1), min(last, _INTEGER_END - 1), CHUNK)
+        rows = self._read(
+            "SELECT timestamp, packed FROM rounds WHERE timestamp > ? AND timestamp <= ? "
+            "ORDER BY timestamp LIMIT ?",
+            bounds,
+        )
+        try:
+            return [(at, zlib.decompress(packed).decode()) for at, packed in rows]
+        except (zlib.error, ValueError):
+            raise OracleStoreError("a round in it is damaged", path=self._path) from None
+
+    def conflicts(self) -> list[str]:
+        """Texts of valid rounds that had another root than the one given out for their moment."""
+        rows = self._read("SELECT packed FROM conflicts ORDER BY timestamp", ())
+        return [zlib.decompress(packed).decode() for (packed,) in rows]
+
+    # --- proofs -------------------------------------------------------------------------------
+
+    def convict(self, proof: SignerConvicted) -> None:
+        """Keep the proof that a signer signed two roots of one moment."""
+        row = (
+            proof.signer,
+            proof.timestamp,
+            proof.roots[0],
+            proof.signatures[0],
+            proof.roots[1],
+            proof.signatures[1],
+        )
+        with self._transaction():
+            self._db.execute("INSERT OR IGNORE INTO convictions VALUES (?, ?, ?, ?, ?, ?)", row)
+
+    def convictions(self) -> list[SignerConvicted]:
+        return [
+            SignerConvicted(signer, at, (one, two), (first, second))
+            for signer, at, one, first, two, second in self._read("SELECT * FROM convictions", ())
+        ]
+
+    def _number(self, statement: str) -> int:
+        found = self._read(statement, ())[0][0]
+        return 0 if found is None else int(found)
+
+    def _read(self, statement: str, values: tuple[int, ...]) -> list[Any]:
+        try:
+            with self._lock:
+                return self._db.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._refused(error) from None
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._lock:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield
+                    self._db.execute("COMMIT")
+                except BaseException:
+                    # SQLite may have rolled back already, for example on a full disk.
+                    if self._db.in_transaction:
+                        self._db.execute("ROLLBACK")
+                    raise
+            except (sqlite3.Error, OverflowError) as error:
+                raise self._refused(error) from None
+
+    def _refused(self, failed: Exception) -> OracleStoreError | StorageError:
+        found = storage_error(self._path, failed)
+        if isinstance(found, FileBusy):
+            return OracleStoreError("another process has it open", path=self._path)
+        return found or OracleStoreError(str(failed), path=self._path)
