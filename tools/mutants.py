@@ -5,11 +5,11 @@
     make test-mutants SEED=7        others
 
 A mutant is `psymm.session.protocol` with one change that mutmut makes: a comparison turned, a
-number off by one, an argument left out. The session scripts, and the tests of the protocol pair, of
-resuming, settlements and keys, run against each until one fails (see `mutant_runner`). A mutant
-that none fails for survives: either a behaviour has no test, or the change makes no difference.
-Survivors of the second kind stand in `tests/session/survivors.txt` with the reason; any other makes
-this fail. Changed words of an error do not count.
+number off by one, an argument left out. The session scripts and the tests of what sessions do on
+their way (`TESTS`) run against each until one fails (see `mutant_runner`). A mutant that none fails
+for survives: either a behaviour has no test, or the change makes no difference. Survivors of the
+second kind stand in `tests/session/survivors.txt` with the reason; any other makes this fail.
+Changed words of an error do not count.
 
 It works on a copy in `build/mutants`, where mutmut finds the layout that it wants.
 """
@@ -38,6 +38,11 @@ TESTS: Final = (
     "tests/session/test_recovery.py",
     "tests/session/test_settlement_flow.py",
     "tests/session/test_session_keys.py",
+    "tests/session/test_final_ack.py",
+    "tests/session/test_dates_and_citations.py",
+    "tests/session/test_session_checkpoints.py",
+    "tests/session/test_bad_input.py",
+    "tests/session/test_logout.py",
 )
 CONFIG: Final = f"""
 [tool.mutmut]

@@ -320,6 +320,7 @@ def test_what_a_solver_has_shown_that_it_holds_stays_acknowledged() -> None:
     unseen = pair.send(pair.trader, order(pair, "2")).frame.seq
     show_heads(pair, replace(earlier, trader_seq=unseen, trader_digest=bytes(32)))
     assert trader.acknowledged == sent
+    assert not trader.final_ack_owed, "nothing has ended"
 
 
 def test_the_same_inputs_give_the_same_effects() -> None:
