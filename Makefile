@@ -12,7 +12,10 @@ FUZZ_TARGETS := frame json transcript claims c_abi
 SECONDS ?= 60
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
-export PYTHONDONTWRITEBYTECODE := 1
+# Bytecode belongs into build/, not between the sources. Without any, each of the many commands that
+# the tests start would compile the package anew.
+export PYTHONPYCACHEPREFIX := $(CURDIR)/build/pycache
+unexport PYTHONDONTWRITEBYTECODE
 
 CORE_SOURCES := Cargo.toml Cargo.lock pyproject.toml $(shell find core -type f -not -path '*/target/*' 2>/dev/null)
 CIRCUIT_SOURCES := $(shell find circuits -type f -name '*.nr' -o -type f -name '*.toml' -path 'circuits/*' 2>/dev/null)

@@ -23,7 +23,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -60,6 +60,9 @@ Direct = Callable[[], Awaitable[list[DirectSender]]]
 
 HANGS_S = {"slow": 3_600, "": 1_200}
 """After so long a test hangs; on a busy machine, too, none needs a third of it."""
+CLEANS_UP_S = 60
+"""So long a test that hangs may take to end. After that the process is of no more use to others."""
+HUNG = pytest.StashKey[str]()
 
 ONE_RUN = ("capi", "privacy", "relayer", "wheel")
 """Rooms whose files share one costly fixture."""
@@ -126,7 +129,14 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     limit_s = HANGS_S["slow" if item.get_closest_marker("slow") else ""]
 
     def hung(_signal: int, _frame: object) -> None:
-        pytest.fail(f"{item.nodeid} hangs: it has run for {limit_s} s")
+        text = f"{item.nodeid} hangs: it has run for {limit_s} s"
+        if not trio.lowlevel.in_trio_run() or HUNG in item.stash:
+            pytest.fail(text)
+        # An exception out of trio's own loop would leave it unusable: no later test could run.
+        # So have trio end the test as it does for Ctrl-C; `_hung_by_name` says which.
+        item.stash[HUNG] = text
+        signal.alarm(CLEANS_UP_S)
+        signal.raise_signal(signal.SIGINT)
 
     before = signal.signal(signal.SIGALRM, hung)
     signal.alarm(limit_s)
@@ -135,6 +145,28 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def _hung_by_name(item: pytest.Item) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        if HUNG in item.stash:
+            pytest.fail(item.stash[HUNG])
+        raise
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    with _hung_by_name(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    with _hung_by_name(item):
+        return (yield)
 
 
 @pytest.fixture(scope="session")

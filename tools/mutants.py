@@ -5,11 +5,11 @@
     make test-mutants SEED=7        others
 
 A mutant is `psymm.session.protocol` with one change that mutmut makes: a comparison turned, a
-number off by one, an argument left out. The session scripts, and the tests of the protocol pair, of
-resuming, settlements and keys, run against each until one fails (see `mutant_runner`). A mutant
-that none fails for survives: either a behaviour has no test, or the change makes no difference.
-Survivors of the second kind stand in `tests/session/survivors.txt` with the reason; any other makes
-this fail.
+number off by one, an argument left out. The session scripts and the tests of what sessions do on
+their way (`TESTS`) run against each until one fails (see `mutant_runner`). A mutant that none fails
+for survives: either a behaviour has no test, or the change makes no difference. Survivors of the
+second kind stand in `tests/session/survivors.txt` with the reason; any other makes this fail.
+Changed words of an error do not count.
 
 It works on a copy in `build/mutants`, where mutmut finds the layout that it wants.
 """
@@ -39,6 +39,11 @@ TESTS: Final = (
     "tests/session/test_settlement_flow.py",
     "tests/session/test_key_revocation.py",
     "tests/session/test_session_keys.py",
+    "tests/session/test_final_ack.py",
+    "tests/session/test_dates_and_citations.py",
+    "tests/session/test_session_checkpoints.py",
+    "tests/session/test_bad_input.py",
+    "tests/session/test_logout.py",
 )
 CONFIG: Final = f"""
 [tool.mutmut]
@@ -49,6 +54,7 @@ pytest_add_cli_args = ["-n", "0", "-x", "-p", "no:cacheprovider"]
 pytest_add_cli_args_test_selection = ["tests/session/test_script_format.py"]
 use_git_change_detection = false
 """
+SENTENCE: Final = re.compile(r'"[^"]* [^"]*"')
 MUTANT: Final = re.compile(r"^(?:async )?\s*def (x\S+__mutmut_\d+)\(", re.MULTILINE)
 
 
@@ -119,6 +125,12 @@ def change_of(mutant: str) -> tuple[str, ...]:
     return function, *(f"{one[0]} {one[1:].strip()}" for one in changed)
 
 
+def only_words(change: tuple[str, ...]) -> bool:
+    """Whether only texts for people differ: no test holds every word of an error."""
+    without = [SENTENCE.sub('""', line[1:]) for line in change[1:]]
+    return len(without) == 2 and without[0] == without[1]
+
+
 def explained() -> set[tuple[str, ...]]:
     """The changes in `SURVIVORS`: blocks of a function, `-` and `+` lines, and a reason."""
     blocks = SURVIVORS.read_text().split("\n\n")
@@ -145,6 +157,8 @@ def main() -> int:
         if how in ("killed", "timeout"):
             continue
         change = change_of(name)
+        if only_words(change):
+            continue
         new = change not in known
         failed += new
         print(f"\n{'SURVIVES' if new else 'explained'} ({how}) {name}")

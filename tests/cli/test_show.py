@@ -414,7 +414,7 @@ async def test_a_chain_fact_that_was_changed_in_the_journal_is_named(
     async with notebook.journal() as journal:
         await notebook.write(journal, 2)
         (held,) = await journal.custodies()
-        await journal.keep_fact(held.agreement.custody, fact)
+        await journal.write(journal.to_keep_fact(held.agreement.custody, fact))
     ran = show("--home", str(tmp_path), "--custody", "", "--json")
     error = ran.last["error"]
     assert isinstance(error, dict)

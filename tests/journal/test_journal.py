@@ -73,7 +73,7 @@ async def test_of_a_custody_that_has_ended_it_is_known_whether_all_was_delivered
     async with open_journal(tmp_path / "j.db") as journal:
         await filled(journal, signers)
         assert not await journal.undelivered()
-        await journal.keep_fact(custody, "{}")
+        await journal.write(journal.to_keep_fact(custody, "{}"))
         await journal.set_state(custody, "closed")
         # The solver's last frame covers our last one but one.
         assert [one.agreement.custody for one in await journal.undelivered()] == []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -461,11 +462,26 @@ async def test_one_bad_peer_does_not_disturb_another(tmp_path: Path, autojump_cl
 
 
 async def collateral_refusal(stage: Scene) -> CollateralRefused | PSymmError:
-    """What the trader is told when the solver refuses its collateral."""
+    """What the trader is told when the other side's, or its own, collateral is refused."""
     await stage.nursery.start(stage.server.run)
     with pytest.raises(PSymmError) as caught:
         await stage.client.run()
     return caught.value
+
+
+async def refused_unfunded(
+    stage: Scene, shown: Callable[[list[Any]], list[Any]] | None = None
+) -> CollateralRefused | PSymmError:
+    """What the trader is told when the solver refuses its collateral and puts up none itself.
+
+    Args:
+        shown: what the trader shows instead of its notes.
+    """
+    if shown is not None:
+        stage.trader.collateral.shown = shown  # type: ignore[attr-defined]
+    refusal = await collateral_refusal(stage)
+    assert stage.solver.collateral.moves == 0  # type: ignore[attr-defined]
+    return refusal
 
 
 async def test_collateral_that_is_not_on_chain_is_refused(
@@ -473,8 +489,7 @@ async def test_collateral_that_is_not_on_chain_is_refused(
 ) -> None:
     async with scene(tmp_path) as stage:
         stage.trader.collateral.insert_notes = False  # type: ignore[attr-defined]
-        assert isinstance(await collateral_refusal(stage), CollateralMissing)
-        assert stage.solver.collateral.moves == 0  # type: ignore[attr-defined]
+        assert isinstance(await refused_unfunded(stage), CollateralMissing)
 
 
 async def test_collateral_that_is_spent_is_refused(tmp_path: Path, autojump_clock: Clock) -> None:
@@ -485,9 +500,7 @@ async def test_collateral_that_is_spent_is_refused(tmp_path: Path, autojump_cloc
                 stage.chain.spent[note.nullifier] = None  # type: ignore[attr-defined, assignment]
             return notes
 
-        stage.trader.collateral.shown = spend  # type: ignore[attr-defined]
-        assert isinstance(await collateral_refusal(stage), CollateralSpent)
-        assert stage.solver.collateral.moves == 0  # type: ignore[attr-defined]
+        assert isinstance(await refused_unfunded(stage, spend), CollateralSpent)
 
 
 async def test_collateral_worth_less_than_promised_is_refused(
@@ -502,9 +515,7 @@ async def test_collateral_worth_less_than_promised_is_refused(
             stage.chain.insert(*(note.commitment for note in small))
             return small
 
-        stage.trader.collateral.shown = less  # type: ignore[attr-defined]
-        assert isinstance(await collateral_refusal(stage), CollateralTooSmall)
-        assert stage.solver.collateral.moves == 0  # type: ignore[attr-defined]
+        assert isinstance(await refused_unfunded(stage, less), CollateralTooSmall)
 
 
 async def test_collateral_in_two_notes_is_refused_before_anything_is_put_up(
@@ -525,10 +536,8 @@ async def test_collateral_in_two_notes_is_refused_before_anything_is_put_up(
             stage.chain.insert(*(one.commitment for one in made))
             return made
 
-        stage.trader.collateral.shown = halves  # type: ignore[attr-defined]
         with trio.fail_after(60):
-            assert "put up one note" in str(await collateral_refusal(stage))
-        assert stage.solver.collateral.moves == 0  # type: ignore[attr-defined]
+            assert "put up one note" in str(await refused_unfunded(stage, halves))
 
 
 async def test_collateral_in_another_token_is_refused(
@@ -541,8 +550,7 @@ async def test_collateral_in_another_token_is_refused(
         def other(notes: list[Note]) -> list[Note]:
             return [Note(note.custody, PSYMM, note.amount, note.blinding) for note in notes]
 
-        stage.trader.collateral.shown = other  # type: ignore[attr-defined]
-        assert isinstance(await collateral_refusal(stage), CollateralWrongToken)
+        assert isinstance(await refused_unfunded(stage, other), CollateralWrongToken)
 
 
 async def test_collateral_in_another_custody_is_refused(
@@ -556,12 +564,10 @@ async def test_collateral_in_another_custody_is_refused(
             sole = sole_custody(stage.trader.wallet.public_key)
             return [Note(sole, note.token, note.amount, note.blinding) for note in notes]
 
-        stage.trader.collateral.shown = other  # type: ignore[attr-defined]
         # What opens it is a text, which somebody between may have changed: once is no refusal.
-        error = await collateral_refusal(stage)
+        error = await refused_unfunded(stage, other)
         assert isinstance(error, AttemptEnded)
         assert CollateralForeign.code in str(error)
-        assert stage.solver.collateral.moves == 0  # type: ignore[attr-defined]
 
 
 async def test_the_solvers_collateral_is_refused_likewise(

@@ -7,8 +7,8 @@ equal accounts at the end, and never exceeds what the price moved within T.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import cached_property
 from pathlib import Path
 from random import Random
@@ -63,6 +63,16 @@ class Walk:
         """The furthest that the price is from where it was, within a span."""
         seconds = range(since_ns, since_ns + span_ns + 1, SECOND)
         return max(abs(self.at(one) - self.at(since_ns)) for one in (*seconds, since_ns + span_ns))
+
+
+@asynccontextmanager
+async def silent_scene(path: Path) -> AsyncIterator[Scene]:
+    """An open session whose ends sign only what the test has them sign."""
+    async with scene(path) as stage:
+        await stage.open()
+        fall_silent(stage.far)
+        fall_silent(stage.near)
+        yield stage
 
 
 @contextmanager
@@ -138,10 +148,7 @@ async def test_a_solver_that_backdates_a_fill_gains_at_most_what_moved_within_t(
 ) -> None:
     """It lets the order's last moment pass, looks where the price goes, and then shows a fill
     that it dates back to that moment."""
-    async with scene(tmp_path) as stage:
-        await stage.open()
-        fall_silent(stage.far)
-        fall_silent(stage.near)
+    async with silent_scene(tmp_path) as stage:
         last_moment = a_second(stage)
         walk = Walk(seed, last_moment)
         price = walk.at(last_moment)
@@ -171,10 +178,7 @@ async def test_a_trader_that_leaves_a_fill_uncovered_gains_at_most_what_moved_wi
     """It sees the fill and does not cover it until it knows where the price goes. Up to T the fill
     stands whatever it does; to undo it, it must have let T pass, and then it is undone whatever
     the price does afterwards."""
-    async with scene(tmp_path) as stage:
-        await stage.open()
-        fall_silent(stage.far)
-        fall_silent(stage.near)
+    async with silent_scene(tmp_path) as stage:
         filled = a_second(stage)
         walk = Walk(seed, filled)
         price = walk.at(filled)
@@ -204,10 +208,7 @@ async def test_a_fill_left_uncovered_stands_where_its_order_lives_on(
 ) -> None:
     """Late, it counts from its cover; an order that lives longer than that is filled all the
     same. Who wants no such option to be had gives orders a life beyond T."""
-    async with scene(tmp_path) as stage:
-        await stage.open()
-        fall_silent(stage.far)
-        fall_silent(stage.near)
+    async with silent_scene(tmp_path) as stage:
         filled = a_second(stage)
         await sleep_until(stage, filled)
         with frozen(stage, filled):
@@ -227,10 +228,7 @@ async def test_a_trader_that_withholds_a_hit_gains_at_most_what_moved_within_t(
     """It signs an order on a quote as of the quote's last moment, and shows it once it knows
     where the price goes. Later than T the quote is dead, and the solver's own rulebook refuses to
     sign the fill."""
-    async with scene(tmp_path) as stage:
-        await stage.open()
-        fall_silent(stage.far)
-        fall_silent(stage.near)
+    async with silent_scene(tmp_path) as stage:
         last_moment = a_second(stage)
         walk = Walk(seed, last_moment)
         offer = walk.at(last_moment)
@@ -267,10 +265,7 @@ async def test_a_trader_that_backdates_a_cancel_to_before_a_fill_cancels_nothing
     tmp_path: Path, autojump_clock: MockClock, back_s: int
 ) -> None:
     """A trader's frame takes effect where the solver covers it, whatever time it bears."""
-    async with scene(tmp_path) as stage:
-        await stage.open()
-        fall_silent(stage.far)
-        fall_silent(stage.near)
+    async with silent_scene(tmp_path) as stage:
         sent = a_second(stage)
         await sleep_until(stage, sent)
         with frozen(stage, sent):
@@ -321,10 +316,7 @@ async def test_a_postdated_fill_binds_its_solver_and_not_its_trader(
 ) -> None:
     """A solver that dates a fill past the skew can sign nothing earlier any more. For its trader it
     is no fill before its time (`spec.md` 66): nothing opens, and no clock moves."""
-    async with scene(tmp_path) as stage:
-        await stage.open()
-        fall_silent(stage.near)
-        fall_silent(stage.far)
+    async with silent_scene(tmp_path) as stage:
         now = a_second(stage)
         await sleep_until(stage, now)
         with frozen(stage, now):

@@ -31,6 +31,7 @@ from psymm.messages import (
     Quote,
     QuoteRequest,
     Reject,
+    Resume,
     SessionKeyChange,
     SettlementOutput,
     Side,
@@ -109,6 +110,17 @@ def agree(pair: ProtocolPair) -> bool:
     stored = [[record_of(side.frames).head(lane) for lane in (0, 1)] for side in pair.sides]
     same = heads[0] == heads[1] == stored[0] == stored[1]
     return same and near.account.hash == far.account.hash
+
+
+def show_heads(pair: ProtocolPair, heads: Resume) -> None:
+    """The trader receives heads that the solver's key signs, true or not."""
+    logon = pair.solver.protocol.record.entry(SOLVER, 1)
+    connection = pair.trader.protocol.state.connection
+    assert logon is not None
+    assert isinstance(logon.message, Logon)
+    assert connection is not None
+    prover = ResumeSigner.of(SESSION_KEYS[SOLVER], SOLVER, logon.message)
+    pair.receive(pair.trader, encode_text(prover.sign(AGREEMENT, connection.challenge, heads)))
 
 
 def test_two_log_on_and_trade() -> None:
@@ -287,17 +299,28 @@ def test_frames_of_a_revoked_key_of_ours_end_a_connection_on_which_heads_agreed(
     revoked = {SESSION_KEYS[TRADER].address: head + 1}
     pair.perform(pair.trader, trader.revocations_learned(revoked, {}, pair.now))
     assert trader.synced
-    logon, connection = solver.record.entry(SOLVER, 1), trader.state.connection
-    assert logon is not None
-    assert isinstance(logon.message, Logon)
-    assert connection is not None
-    prover = ResumeSigner.of(SESSION_KEYS[SOLVER], SOLVER, logon.message)
-    theirs = replace(solver.heads(), trader_seq=head + 1, trader_digest=bytes(32))
-    shown = prover.sign(AGREEMENT, connection.challenge, theirs)
-    pair.receive(pair.trader, encode_text(shown))
+    show_heads(pair, replace(solver.heads(), trader_seq=head + 1, trader_digest=bytes(32)))
     (ended,) = pair.trader.heard(Disconnect)
     assert isinstance(ended.reason, KeyRevoked)
     assert trader.error is None
+
+
+def test_what_a_solver_has_shown_that_it_holds_stays_acknowledged() -> None:
+    """Whether a trader may leave an ended custody hangs on this: later heads take nothing back."""
+    pair = trading()
+    trader, solver = (side.protocol for side in pair.sides)
+    earlier = solver.heads()
+    sent = pair.send(pair.trader, order(pair, "1")).frame.seq
+    assert trader.acknowledged < sent
+    pair.deliver()
+    show_heads(pair, solver.heads())
+    assert trader.acknowledged == sent
+    show_heads(pair, earlier)
+    assert trader.acknowledged == sent
+    unseen = pair.send(pair.trader, order(pair, "2")).frame.seq
+    show_heads(pair, replace(earlier, trader_seq=unseen, trader_digest=bytes(32)))
+    assert trader.acknowledged == sent
+    assert not trader.final_ack_owed, "nothing has ended"
 
 
 def test_the_same_inputs_give_the_same_effects() -> None:

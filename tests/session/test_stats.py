@@ -278,7 +278,7 @@ async def test_a_journal_that_can_write_no_more_is_said_once_and_shows_in_its_st
             other.execute("DROP TABLE facts")
         for _ in range(3):
             with pytest.raises(JournalError):
-                await journal.keep_fact(bytes(32), "{}")
+                await journal.write(journal.to_keep_fact(bytes(32), "{}"))
         assert journal.statistics().broken
     (failed,) = of(logged, "journal-failed")
     assert (failed["levelname"], failed["code"]) == ("CRITICAL", "journal-corrupt")

@@ -226,12 +226,8 @@ class Journal(JournalSecrets):
 
         return Work(work)
 
-    async def keep_fact(self, custody: bytes, fact: str) -> None:
-        """Store a fact of the chain, as JSON. Cancelled: it may or may not be stored."""
-        await self.write(self.to_keep_fact(custody, fact))
-
     def to_keep_fact(self, custody: bytes, fact: str) -> Change:
-        """The change that `keep_fact` writes."""
+        """Store a fact of the chain, as JSON."""
         return Work(
             lambda base: base.execute(
                 "INSERT INTO facts SELECT ?, count(*) + 1, ? FROM facts WHERE custody = ?",

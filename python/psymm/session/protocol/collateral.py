@@ -93,7 +93,7 @@ def _check(s: SessionState, notes: dict[bytes, Note]) -> None:
     """Raises CollateralRefused for notes that we cannot accept."""
     listed = s.lifecycle.listed[s.peer]
     if len(notes) > 1:
-        # Refused before we fund ours: the rulebook accepts and settles a single note only.
+        # Refused here, before the solver funds: the rulebook accepts and settles one note only.
         raise CollateralRefused("put up one note, not several", listed=len(notes))
     for commitment, note in notes.items():
         if note.token != s.params.token:

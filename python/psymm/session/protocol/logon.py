@@ -74,7 +74,8 @@ def _log_on(s: SessionState, out: Effects, theirs: Logon | None, now: int) -> bo
             stop(s, out, refusal)
             return False
         if not collateral.is_judged(s):
-            # A stranger gets no signature of ours before our chain has its notes (`spec.md` 68).
+            # A stranger gets no frame of ours before our chain has its notes: so a custody that it
+            # leaves can be forgotten (`spec.md` 68).
             collateral.step_verify(s, out)
             return False
     if s.keys.logon is None:
