@@ -212,16 +212,35 @@ def act(
 
 def next_due(s: SessionState, connection: ConnectionState | None, now: int) -> int:
     """When to call `act` next, nanoseconds. Never more than one heartbeat away."""
-    beat = beat_ns(s)
     if connection is None or connection.closing is not None:
-        return now + beat
-    soonest = now + beat
+        return now + beat_ns(s)
+    return _wake(connection, _soonest(s, connection, now), now)
+
+
+def is_postponed(s: SessionState, connection: ConnectionState, now: int) -> bool:
+    """Whether business has postponed all that was due; then `wake_at` is set anew.
+
+    Frames that come and go postpone timeouts, but do not touch `wake_at`: it is a lower bound.
+    """
+    soonest = _soonest(s, connection, now)
+    if soonest <= now or connection.closing is not None:
+        return False
+    _wake(connection, soonest, now)
+    return True
+
+
+def _soonest(s: SessionState, connection: ConnectionState, now: int) -> int:
+    soonest = now + beat_ns(s)
     for row in ALL:
         due = row.due(s, connection)
         if due is not None and due < soonest:
             soonest = due
+    return soonest
+
+
+def _wake(connection: ConnectionState, soonest: int, now: int) -> int:
     connection.wake_at = max(soonest, now + RESOLUTION_NS)
     return connection.wake_at
 
 
-__all__ = ["AFTER", "BEFORE", "act", "next_due"]
+__all__ = ["AFTER", "BEFORE", "act", "is_postponed", "next_due"]
