@@ -5,7 +5,8 @@ it is due, None if it is not armed, and what to do then. Rows derive both from t
 has to be cancelled. All times are in nanoseconds.
 
 `next_due` notes its answer in `ConnectionState.wake_at`, and `arm` lowers that when an earlier
-timeout starts. So the runtime reads the table only when the next due time may have changed.
+timeout starts. So the runtime reads the table only when the next due time may have changed. Frames
+only postpone timeouts; a tick that comes too early for that finds so with `is_postponed`.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Deadline:
 
     Attributes:
         due: when, nanoseconds; None if nothing is waited for.
-        act: what to do then; None if `advance`, which follows each tick, does it.
+        act: what to do then; None if the steps of each tick do it (`steps`).
     """
 
     due: Callable[[SessionState, ConnectionState], int | None]
