@@ -119,6 +119,20 @@ async def test_other_tasks_get_their_turn_however_much_it_writes(tmp_path: Path)
         assert told == list(range(IN_A_ROW + 2))
 
 
+async def test_on_a_slower_disk_other_tasks_get_their_turn_sooner(tmp_path: Path) -> None:
+    signers = Signers()
+    async with open_journal(tmp_path / "j.db") as journal:
+        await opened(journal, signers)
+        told: list[int] = []
+        for number in range(3):
+            journal._commit_s = LONE_COMMIT_S / 2
+            change = more(journal, signers)
+            journal.write_soon([change], lambda _, number=number: told.append(number), True)
+        assert told == [0, 1]
+        await journal.write()
+        assert told == [0, 1, 2]
+
+
 async def test_more_than_frames_and_a_slow_disk_are_left_to_a_thread(tmp_path: Path) -> None:
     signers = Signers()
     custody = signers.opening.custody

@@ -463,3 +463,24 @@ def test_frames_that_a_new_key_endorses_count_among_those_held_back(
     assert pair.solver.protocol.held_back == 2
     (ended,) = pair.solver.heard(Disconnect)
     assert isinstance(ended.reason, OverBudget)
+
+
+def test_a_tick_that_comes_too_early_does_nothing_and_says_when_to_come_again() -> None:
+    """Business postpones timeouts; a cover that is due is still signed in time."""
+    pair = ProtocolPair()
+    pair.trade()
+    request = QuoteRequest(quote_req_id="early", symbol="BTC-USD", order_qty=UNIT)
+    pair.send(pair.trader, request)
+    pair.deliver()
+    state = pair.solver.protocol.state
+    assert state.connection is not None
+    due = pair.now + state.params.cover_after_ns
+    pair.now += state.params.cover_after_ns // 2
+    head = state.record.heads[SOLVER].seq
+    assert pair.solver.protocol.tick(pair.now) == []
+    assert not state.attention
+    assert pair.now < state.connection.wake_at <= due
+    pair.now = due
+    pair.perform(pair.solver, pair.solver.protocol.tick(pair.now))
+    assert state.record.heads[SOLVER].seq == head + 1
+    assert state.record.heads[SOLVER].peer_seq == state.record.heads[TRADER].seq

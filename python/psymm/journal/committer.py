@@ -37,7 +37,8 @@ busy process measures its wait for the interpreter as well, so that a quick disk
 GROUP: Final = 8
 """How many writes may wait for a fast disk before further callers yield; more if it is slow."""
 IN_A_ROW: Final = 8
-"""How many commits a lone writer may make in its own step before other tasks get their turn."""
+"""How many commits a lone writer may make in its own step before other tasks get their turn. On a
+slower disk fewer: together they take no longer than about LONE_COMMIT_S."""
 COMMIT_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 COMMIT_WRITES: Final = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """Buckets of the histograms."""
@@ -141,12 +142,14 @@ class JournalCommitter(JournalTransactions):
             if not isinstance(change, Append):
                 self._light = self._light and change.light
         self._waiting.append((changes, then))
+        patience = max(QUICK_COMMIT_S, LONE_COMMIT_S)
         if (
             at_once
             and self._light
             and not self._busy
             and self._in_a_row < IN_A_ROW
-            and self._commit_s <= max(QUICK_COMMIT_S, LONE_COMMIT_S)
+            and self._commit_s <= patience
+            and self._in_a_row * self._commit_s < patience
             and not self._turn.locked()
         ):
             self._in_a_row += 1

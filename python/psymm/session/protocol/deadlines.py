@@ -5,7 +5,8 @@ it is due, None if it is not armed, and what to do then. Rows derive both from t
 has to be cancelled. All times are in nanoseconds.
 
 `next_due` notes its answer in `ConnectionState.wake_at`, and `arm` lowers that when an earlier
-timeout starts. So the runtime reads the table only when the next due time may have changed.
+timeout starts. So the runtime reads the table only when the next due time may have changed. Frames
+only postpone timeouts; a tick that comes too early for that finds so with `is_postponed`.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Deadline:
 
     Attributes:
         due: when, nanoseconds; None if nothing is waited for.
-        act: what to do then; None if `advance`, which follows each tick, does it.
+        act: what to do then; None if the steps of each tick do it (`steps`).
     """
 
     due: Callable[[SessionState, ConnectionState], int | None]
@@ -212,16 +213,35 @@ def act(
 
 def next_due(s: SessionState, connection: ConnectionState | None, now: int) -> int:
     """When to call `act` next, nanoseconds. Never more than one heartbeat away."""
-    beat = beat_ns(s)
     if connection is None or connection.closing is not None:
-        return now + beat
-    soonest = now + beat
+        return now + beat_ns(s)
+    return _wake(connection, _soonest(s, connection, now), now)
+
+
+def is_postponed(s: SessionState, connection: ConnectionState, now: int) -> bool:
+    """Whether business has postponed all that was due; then `wake_at` is set anew.
+
+    Frames that come and go postpone timeouts, but do not touch `wake_at`: it is a lower bound.
+    """
+    soonest = _soonest(s, connection, now)
+    if soonest <= now or connection.closing is not None:
+        return False
+    _wake(connection, soonest, now)
+    return True
+
+
+def _soonest(s: SessionState, connection: ConnectionState, now: int) -> int:
+    soonest = now + beat_ns(s)
     for row in ALL:
         due = row.due(s, connection)
         if due is not None and due < soonest:
             soonest = due
+    return soonest
+
+
+def _wake(connection: ConnectionState, soonest: int, now: int) -> int:
     connection.wake_at = max(soonest, now + RESOLUTION_NS)
     return connection.wake_at
 
 
-__all__ = ["AFTER", "BEFORE", "act", "next_due"]
+__all__ = ["AFTER", "BEFORE", "act", "is_postponed", "next_due"]

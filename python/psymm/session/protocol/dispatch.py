@@ -227,13 +227,18 @@ class SessionProtocol(SessionSteps):
 
     def tick(self, now: int) -> Effects:
         """Act on every deadline that has passed."""
-        s, out = self.state, self._enter(now, steps=True)
-        if s.connection is None or s.error is not None:
+        s, out = self.state, self._enter(now)
+        connection, quiet = s.connection, not s.attention
+        # While only business goes on, time makes no step due but those of the table.
+        if connection is not None and quiet and deadlines.is_postponed(s, connection, now):
+            return out
+        s.attention = True
+        if connection is None or s.error is not None:
             return self._leave(out)
         # Silence and disputes first: a connection that is being ended takes no more steps.
-        deadlines.act(deadlines.BEFORE, s, s.connection, out, now)
+        deadlines.act(deadlines.BEFORE, s, connection, out, now)
         self._advance(out, now)
-        deadlines.act(deadlines.AFTER, s, s.connection, out, now)
+        deadlines.act(deadlines.AFTER, s, connection, out, now)
         return self._leave(out)
 
     def next_tick(self, now: int) -> int:

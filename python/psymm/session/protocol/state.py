@@ -397,7 +397,7 @@ class SessionState:
     """The other lane."""
     attention: bool = True
     """More than business may be due: a step, a checkpoint, a new status. Any change that these
-    depend on must set it. `dispatch._leave` clears it while only business goes on."""
+    depend on must set it. `steps._leave` clears it while only business goes on."""
 
     def __post_init__(self) -> None:
         self.peer = 1 - self.lane
