@@ -3,6 +3,7 @@
 - `Sleeper`: one task sleeps until it is woken. It costs half of an Event.
 - `Deadlines`: one heap of moments, and one task that wakes sleepers when theirs has come. It
   replaces a cancel scope for each wait.
+- `Alarm`: a call at such a moment, in place of a sleeper.
 - `Workers`: tasks that run one short job after another. They replace a task for each job.
 
 All of it runs in one thread, so nothing changes between two awaits.
@@ -28,41 +29,43 @@ Job = Callable[[trio.CancelScope], Awaitable[None]]
 
 
 class Sleeper:
-    """A place where one task at a time can sleep."""
+    """A place where one task at a time can sleep.
 
-    __slots__ = ("_task",)
+    Attributes:
+        asleep: The task that sleeps here, or None.
+    """
+
+    __slots__ = ("asleep",)
 
     def __init__(self) -> None:
-        self._task: trio.lowlevel.Task | None = None
-
-    @property
-    def asleep(self) -> bool:
-        return self._task is not None
+        self.asleep: trio.lowlevel.Task | None = None
 
     async def sleep(self) -> None:
         """Sleep until `wake`. Cancelled: raises Cancelled; then nobody is asleep here."""
-        self._task = trio.lowlevel.current_task()
+        self.asleep = trio.lowlevel.current_task()
         await trio.lowlevel.wait_task_rescheduled(self._abort)
 
     def wake(self) -> None:
         """Wake the task that sleeps here, if there is one."""
         # Cleared first, so that a second `wake` does not reschedule a task that is already running.
-        task, self._task = self._task, None
+        task, self.asleep = self.asleep, None
         if task is not None:
             trio.lowlevel.reschedule(task)
 
     def _abort(self, _: object) -> trio.lowlevel.Abort:
-        self._task = None
+        self.asleep = None
         return trio.lowlevel.Abort.SUCCEEDED
 
 
 class Timed(Protocol):
-    """What `Deadlines` can wake: a Sleeper, or an object that acts when its moment comes."""
+    """What `Deadlines` can wake: a Sleeper, or an object that acts when its moment comes.
+
+    Attributes:
+        asleep: Whether anything is still to happen.
+    """
 
     @property
-    def asleep(self) -> bool:
-        """False: nothing is to happen any more."""
-        ...
+    def asleep(self) -> object: ...
 
     def wake(self) -> None:
         """Must not block and must not raise."""
@@ -113,6 +116,20 @@ class Deadlines:
                     await self._earlier.sleep()
         finally:
             self._running = False
+
+
+class Alarm:
+    """One call at a moment of `Deadlines`. With `asleep` False it never comes."""
+
+    __slots__ = ("_ring", "asleep")
+
+    def __init__(self, ring: Callable[[], None]) -> None:
+        self._ring = ring
+        self.asleep = True
+
+    def wake(self) -> None:
+        self.asleep = False
+        self._ring()
 
 
 class _Worker(Sleeper):

@@ -156,9 +156,9 @@ async def test_a_trader_that_resumes_what_has_ended_is_served_and_no_session_of_
         await trio.sleep(5)
         await stage.wires[-1].inner.aclose()
         # As after the connection that ended it, or in the solver's next life.
-        far = await stage.server.known(trading.session.custody)
+        far = await stage.server.sessions.known(trading.session.custody)
         assert far is not None
-        stage.server.gone(far)
+        stage.server.sessions.gone(far)
         await trio.sleep(1)
         assert not stage.server.statistics().runners
         async with stage.dial() as socket:

@@ -217,7 +217,7 @@ CALLS: dict[str, Call] = {
     "far.rotate_key": lambda one: one.far.rotate_key(),
     "kill, revive": throw,
     "server": lambda one: one.maker.server(),
-    "server.known": lambda one: one.server.known(one.far.custody),
+    "server.known": lambda one: one.server.sessions.known(one.far.custody),
     "log_out": lambda one: one.session.log_out("the end"),
     "end.leave": lambda one: one.session.runner.leave("later"),
     "leave": lambda one: one.maker.leave(within_s=1),

@@ -66,12 +66,12 @@ from psymm.session.protocol import (
 )
 from psymm.session.protocol.budget import PeerRate
 from psymm.session.protocol.chain_facts import ChainView
+from psymm.session.runtime import conversation, reception, solver_sessions
 from psymm.session.runtime import handshake as handshake_module
-from psymm.session.runtime import solver as solver_module
-from psymm.session.runtime import trader as trader_module
 from psymm.session.runtime.ledger import RulebookLedger
+from psymm.session.runtime.reception import Reception
 from psymm.session.runtime.runner import SessionRunner
-from psymm.session.runtime.solver import SolverServer, _Reception
+from psymm.session.runtime.solver import SolverServer
 from psymm.session.runtime.trader import TraderSession
 from psymm.transcript import record as record_module
 from psymm.transcript.delegation import Delegation
@@ -89,14 +89,14 @@ def unnamed(*parts: str) -> Off:
     def silent(why: str) -> bool:
         return any(part in why for part in parts)
 
-    async def quiet(self: _Reception, kind: str, why: str) -> None:
+    async def quiet(self: Reception, kind: str, why: str) -> None:
         if not silent(why):
             await spoken(self, kind, why)
 
-    spoken = _Reception._noisy
+    spoken = Reception._noisy
     return all_of(
         unless(signing, "report_malformed", lambda s, out, now, kind, why: silent(why)),
-        put(_Reception, "_noisy", quiet),
+        put(Reception, "_noisy", quiet),
     )
 
 
@@ -131,7 +131,7 @@ def proved(*parts: str) -> Off:
 
     return all_of(
         around(resume, "check_resume", lenient),
-        around(solver_module, "check_resume", lenient),
+        around(reception, "check_resume", lenient),
         around(resume, "check_proof", lenient),
     )
 
@@ -380,10 +380,8 @@ ANY_INTRODUCTION: Final = all_of(
     nothing(SignedIntroduction, "verify"), around(handshake_module, "_signed", bound)
 )
 ANY_TIME: Final = nothing(SignedIntroduction, "check_time")
-ANY_FIRST_FRAME: Final = nothing(solver_module, "check_first")
-ANY_VERSION: Final = all_of(
-    put(views, "Frame", AnyVersion), put(solver_module, "Frame", AnyVersion)
-)
+ANY_FIRST_FRAME: Final = nothing(solver_sessions, "check_first")
+ANY_VERSION: Final = all_of(put(views, "Frame", AnyVersion), put(reception, "Frame", AnyVersion))
 ANY_RATE: Final = all_of(nothing(PeerRate, "frame", True), nothing(PeerRate, "text", True))
 NO_SYNC: Final = nothing(resume, "try_sync")
 NO_LIMIT: Final = put(signing, "MALFORMED_LIMIT", 10**6)
@@ -495,7 +493,7 @@ _ROWS: Final[tuple[tuple[Off, str], ...]] = (
     ),
     (ANY_TIME, "introduction-far-ahead introduction-key-expired introduction-late"),
     (all_of(ANY_INTRODUCTION, ANY_TIME), "introduction-unsigned"),
-    (put(solver_module, "SILENT_S", 10.0**6), "logon-introduction-idle"),
+    (put(reception, "SILENT_S", 10.0**6), "logon-introduction-idle"),
     (
         nothing(logon, "refuses_logon"),
         "logon-heartbeat-long logon-heartbeat-zero logon-other-terms logon-without-notes",
@@ -515,8 +513,8 @@ _ROWS: Final[tuple[tuple[Off, str], ...]] = (
     (nothing(TraderSession, "_expect_no_refusal"), "refused-for-good"),
     (
         all_of(
-            put(trader_module, "_FINAL", tuple(BusinessRejectReason)),
-            put(trader_module, "_PASSING", ()),
+            put(conversation, "_FINAL", tuple(BusinessRejectReason)),
+            put(conversation, "_PASSING", ()),
         ),
         "refused-may-pass",
     ),
@@ -616,7 +614,7 @@ _ROWS: Final[tuple[tuple[Off, str], ...]] = (
     # Resuming.
     (NO_SYNC, "resume-equal resume-malformed-heads resume-restart-unsent-logon"),
     (
-        all_of(NO_SYNC, put(solver_module, "nothing_yet", lambda custody: Heartbeat())),
+        all_of(NO_SYNC, put(reception, "nothing_yet", lambda custody: Heartbeat())),
         "resume-before-logon",
     ),
     (DIFFERING_STOPS, "resume-ahead resume-forked resume-forked-below resume-forked-ours"),

@@ -56,8 +56,9 @@ from psymm.messages import (
     encode_text,
 )
 from psymm.session.protocol import Event, Stopped
+from psymm.session.runtime.conversation import shake_hands
 from psymm.session.runtime.handshake import Host, fresh_nonce
-from psymm.session.runtime.trader import ConnectionLost, shake_hands
+from psymm.session.runtime.trader import ConnectionLost
 from psymm.terms import UNIT
 
 Clock = MockClock

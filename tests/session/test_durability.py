@@ -25,7 +25,7 @@ from psymm.messages import (
     Side,
 )
 from psymm.session.protocol import Event, FrameReceived, ProvisionalFrame, SessionStatus
-from psymm.session.runtime.runner import BACKLOG
+from psymm.session.runtime.interpreter import BACKLOG
 from psymm.terms import UNIT
 
 

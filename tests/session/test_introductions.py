@@ -18,6 +18,7 @@ from psymm._core import SecretKey, keccak256
 from psymm.errors import BadIntroduction, HandshakeRefused, PSymmError, WalletError
 from psymm.messages import Introduction, TermsDocument, decode_text, encode_text
 from psymm.session.protocol import SessionStatus
+from psymm.session.runtime.conversation import shake_hands
 from psymm.session.runtime.handshake import (
     DelegatedKey,
     Host,
@@ -27,7 +28,6 @@ from psymm.session.runtime.handshake import (
     fresh_nonce,
     introduce,
 )
-from psymm.session.runtime.trader import shake_hands
 from psymm.transcript.agreement import CustodyAgreement
 from psymm.transcript.introduction import (
     INTRODUCTION_NS,

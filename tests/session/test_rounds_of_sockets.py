@@ -54,8 +54,8 @@ class Session:
         self.failures: list[Exception] = []
         self.inlet = Inlet(rounds, self)
 
-    def claims(self, batch: FrameBatch) -> list[Claim]:
-        return [(DOMAIN, KEY.public_key, frame) for frame in batch.frames]
+    def add_claims(self, batch: FrameBatch, claims: list[Claim]) -> None:
+        claims += [(DOMAIN, KEY.public_key, frame) for frame in batch.frames]
 
     def receive(self, item: Item, now_ns: int) -> bool:
         if self.bug is not None:

@@ -204,7 +204,7 @@ async def test_what_a_session_counted_stays_with_the_server_when_it_leaves_memor
         await stage.open()
         before = stage.server.statistics().traffic
         assert before.frames_in > 0
-        stage.server.drop(stage.far)
+        stage.server.sessions.drop(stage.far)
         await trio.sleep(0.1)
         after = stage.server.statistics()
         assert after.traffic.frames_in >= before.frames_in

@@ -26,9 +26,11 @@ from psymm.messages import (
 )
 from psymm.session.protocol import SessionStatus
 from psymm.session.protocol.budget import BYTES_AT_ONCE, EARLY_BYTES, FRAME_BYTES, PeerRate
+from psymm.session.runtime.conversation import converse
 from psymm.session.runtime.handshake import conclude_handshake, fresh_nonce, introduce
-from psymm.session.runtime.solver import FORGET_S, MESSAGE_BYTES, NOISE_LIMIT, PENALTY_S, _Reception
-from psymm.session.runtime.trader import converse
+from psymm.session.runtime.reception import MESSAGE_BYTES, NOISE_LIMIT, Reception
+from psymm.session.runtime.solver import PENALTY_S
+from psymm.session.runtime.solver_sessions import FORGET_S
 from psymm.session.runtime.transport import Socket
 from psymm.sockets.admission import Admission, AdmissionLimits, ConnectionSlot
 from psymm.transcript.delegation import Delegation
@@ -218,7 +220,7 @@ async def test_a_stranger_s_nonsense_is_parsed_a_few_messages_at_a_time(
         parsed += 1
         return decode_text(text)
 
-    monkeypatch.setattr("psymm.session.runtime.solver.decode_text", counted)
+    monkeypatch.setattr("psymm.session.runtime.reception.decode_text", counted)
     async with scene(tmp_path) as stage:
         await stage.nursery.start(stage.server.run)
         with trio.move_on_after(60):
@@ -260,7 +262,7 @@ async def resumed_by(stage: Scene, stranger: Stranger, place: ConnectionSlot) ->
         async def send(self, message: str | bytes) -> None:
             self.sent.append(message)
 
-    reception = _Reception(stage.server, cast("Socket", Said()))
+    reception = Reception(stage.server, cast("Socket", Said()))
     reception._place = place
     agreement, last = stranger.opening, stranger.last
     assert last is not None
@@ -272,7 +274,7 @@ async def resumed_by(stage: Scene, stranger: Stranger, place: ConnectionSlot) ->
     prover = ResumeSigner.of(stranger.key, 0, stranger.logon)
     runner = await reception._resume(prover.sign(agreement, reception._challenge, heads))
     assert runner is not None
-    stage.server.gone(runner)
+    stage.server.sessions.gone(runner)
     await trio.sleep(1)
 
 
@@ -286,7 +288,7 @@ async def test_introductions_with_collateral_are_signed_so_many_a_second_for_one
         for _ in range(3):
             async with stage.dial() as socket:
                 with admission.standing("192.0.2.1") as place:
-                    reception = _Reception(stage.server, socket)
+                    reception = Reception(stage.server, socket)
                     reception._place = place
                     with suppress(FloodingPeer):
                         for _ in range(4):
@@ -364,7 +366,7 @@ async def test_a_wallet_that_hangs_over_a_stranger_keeps_no_trader_from_coming_b
                 await stranger.log_on()
                 await trio.sleep(1)
                 before = stage.near.statistics().load
-                stage.server.drop(stage.far)
+                stage.server.sessions.drop(stage.far)
                 await stage.wires[0].inner.aclose()
                 await trio.sleep(20)
                 assert stage.near.protocol.synced, before

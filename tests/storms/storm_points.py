@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import trio
 
-import psymm.session.runtime.solver
+import psymm.session.runtime.solver_sessions
 import psymm.session.runtime.trader
 from psymm.chain.rpc import Rpc
 from psymm.custody.prover import Prover
@@ -24,6 +24,7 @@ from psymm.journal.writer import Journal
 from psymm.session.runtime.solver import SolverServer
 from psymm.session.runtime.transport import WebSocket
 from psymm.sockets.bounded import BoundedStream
+from psymm.sockets.poller import Poller
 from psymm.transcript.record import Record
 
 WRITES: Final = (
@@ -126,7 +127,7 @@ def instrument(reaper: Reaper, tap: Callable[[bytes], None]) -> None:
     _around(Prover, "prove", "proof", reaper)
     _around(SolverServer, "open", "accept", reaper)
     _around(psymm.session.runtime.trader, "load_session", "load_session", reaper)
-    _around(psymm.session.runtime.solver, "load_session", "load_session", reaper)
+    _around(psymm.session.runtime.solver_sessions, "load_session", "load_session", reaper)
     _append(reaper)
     _mark_delivered(reaper)
     _commit(reaper)
@@ -235,14 +236,22 @@ def _socket(reaper: Reaper, tap: Callable[[bytes], None]) -> None:
         return sent
 
     def diverting(
-        socket: WebSocket, take: Callable[[str | bytes], Awaitable[None]]
-    ) -> list[str | bytes]:
+        socket: WebSocket,
+        take: Callable[[str | bytes], Awaitable[None]],
+        poller: Poller | None,
+        offer: Callable[[bytes], bool],
+    ) -> None:
+        def offering(message: bytes) -> bool:
+            taken = offer(message)
+            if taken:
+                reaper.at("receive-frames.after")
+            return taken
+
         async def taking(message: str | bytes) -> None:
             reaper.at(f"receive-{'text' if isinstance(message, str) else 'frames'}.after")
             await take(message)
 
-        found: list[str | bytes] = divert(socket, taking)
-        return found
+        divert(socket, taking, poller, offering)
 
     WebSocket.send = sending  # type: ignore[method-assign]
     WebSocket.receive = receiving  # type: ignore[method-assign]

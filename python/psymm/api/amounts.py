@@ -39,21 +39,10 @@ class AmountInvalid(PSymmError, TypeError, ValueError):
         super().__init__(f"{_shown(given)} {reason}")
 
 
-def scaled(value: Number) -> int:
-    """As an integer scaled by 10**18. Raises AmountInvalid unless the value is a finite decimal of
-    at most 18 places."""
-    return _units(value, 18)
-
-
-def decimal_of(value: int) -> Decimal:
-    """From an integer scaled by 10**18. Raises AmountInvalid if the value is not one."""
-    return _decimal(value, 18)
-
-
 def token_units(value: Number, decimals: int) -> int:
     """Whole tokens as units of a token with that many decimals, 0 to 18. Raises AmountInvalid as
     `scaled` does, and below zero."""
-    units = _units(value, _places(decimals))
+    units = scaled(value, _places(decimals))
     if units < 0:
         raise AmountInvalid(value, "is below zero, and an amount of tokens is not")
     return units
@@ -61,11 +50,12 @@ def token_units(value: Number, decimals: int) -> int:
 
 def tokens_of(units: int, decimals: int) -> Decimal:
     """Units as whole tokens. Raises AmountInvalid if the value is not an integer."""
-    return _decimal(units, _places(decimals))
+    return decimal_of(units, _places(decimals))
 
 
-def _decimal(value: int, places: int) -> Decimal:
-    number = _integer(value)
+def decimal_of(value: int, places: int = _MOST_DECIMALS) -> Decimal:
+    """From an integer scaled by 10**places. Raises AmountInvalid if the value is not one."""
+    number = value if type(value) is int else _integer(value)
     if number is None or number.bit_length() > _MOST_BITS:
         raise AmountInvalid(value, "is no integer of at most 256 bits")
     whole, part = divmod(number, 10**places)
@@ -74,9 +64,10 @@ def _decimal(value: int, places: int) -> Decimal:
     return Decimal(number).scaleb(-places, context=_EXACT).normalize(_EXACT)
 
 
-def _units(value: Number, places: int) -> int:
-    """A number in units of 10**-places, exactly. Raises AmountInvalid."""
-    number = _integer(value)
+def scaled(value: Number, places: int = _MOST_DECIMALS) -> int:
+    """As an integer scaled by 10**places. Raises AmountInvalid unless the value is a finite decimal
+    of at most that many places."""
+    number = value if type(value) is int else _integer(value)
     if number is not None:
         digits, exponent, negative = abs(number), 0, number < 0
         if number.bit_length() > _MOST_BITS:
@@ -122,8 +113,6 @@ def _parts(value: object) -> tuple[int, int, bool]:
 
 def _integer(value: object) -> int | None:
     """An int, or what converts to one exactly, as NumPy's integers do."""
-    if type(value) is int:
-        return value
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         return None
     try:

@@ -81,7 +81,8 @@ class CallbackDispatch:
         # Scopes of running callbacks, and of those that work on an order, by its id.
         self._callbacks: set[trio.CancelScope] = set()
         self._at_work: dict[str, trio.CancelScope] = {}
-        self._quiet = trio.Event()
+        # Set when no callback runs any more; made by who waits for it.
+        self._quiet: trio.Event | None = None
         # Orders that a callback has seen. `_catch_up` does not show them again.
         self._seen: set[str] = set()
         # Frames that we answered when they were provisional. They come again when durable.
@@ -177,6 +178,7 @@ class CallbackDispatch:
     async def idle(self) -> None:
         """Wait until no callback runs. Cancelled: raises Cancelled; nothing changed."""
         while self._running:
+            self._quiet = self._quiet or trio.Event()
             await self._quiet.wait()
 
     def _resumed(self) -> None:
@@ -279,12 +281,14 @@ class CallbackDispatch:
         """Start a callback. order: the id of the order that it works on."""
         if self._solver.leaving:
             return
-        with suppress(SessionClosed):  # No callback begins after the solver has ended.
-            # Too many run already. `_answer` then declines, which is quick.
-            busy = self._running >= MOST_AT_ONCE
+        # Too many run already. `_answer` then declines, which is quick.
+        busy = self._running >= MOST_AT_ONCE
+        try:
             self._workers.start(partial(self._run, answer, decline, busy, order))
-            # Count it now, not when it runs, so that `idle` does not miss it.
-            self._running += 1
+        except SessionClosed:
+            return  # No callback begins after the solver has ended.
+        # Count it now, not when it runs, so that `idle` does not miss it.
+        self._running += 1
 
     async def _run(
         self,
@@ -306,9 +310,9 @@ class CallbackDispatch:
                 del self._at_work[order]
             self._callbacks.discard(scope)
             self._running -= 1
-            if not self._running:
+            if not self._running and self._quiet is not None:
                 self._quiet.set()
-                self._quiet = trio.Event()
+                self._quiet = None
 
     async def _answer(
         self,

@@ -18,10 +18,11 @@ from psymm.api.policy import TraderPolicy
 from psymm.chain.registry import RegistryEntry, asking_order
 from psymm.errors import Declined, NoSolver, PeerSilent, PSymmError
 from psymm.messages import Side
+from psymm.session.runtime.conversation import ask_price, shake_hands
 from psymm.session.runtime.handshake import fresh_nonce
 from psymm.session.runtime.party import LocalParty
 from psymm.session.runtime.preflight import NamedToken, check_clocks, price_of
-from psymm.session.runtime.trader import Dialer, ask_price, dialer, shake_hands
+from psymm.session.runtime.trader import Dialer, dialer
 from psymm.sockets.dialling import ask_each
 from psymm.terms import UNIT, Instrument, Terms
 

@@ -40,10 +40,10 @@ from psymm.journal.writer import Journal, open_journal
 from psymm.messages import ChainFact, FactKind
 from psymm.nursery import open_block_nursery
 from psymm.session.protocol.chain_facts import ChainView, Fact, Mined, custody_of
+from psymm.session.runtime.chain_tasks import LOOK_UP_S
 from psymm.session.runtime.clock import Clock, SystemClock
 from psymm.session.runtime.party import LocalParty, journal_secret
 from psymm.session.runtime.preflight import which_clock
-from psymm.session.runtime.runner import LOOK_UP_S
 from psymm.sockets.dialling import check_plain
 from psymm.terms import Terms
 from psymm.transcript.agreement import SOLVER, TRADER, CustodyAgreement

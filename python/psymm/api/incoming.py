@@ -22,7 +22,8 @@ from psymm.rulebook import Account, LiveOrder
 from psymm.session.protocol import SECOND
 from psymm.session.runtime.ledger import RulebookLedger
 from psymm.session.runtime.protection import Caps, KillSwitch, Protection
-from psymm.session.runtime.runner import RunnerStatistics, SessionRunner
+from psymm.session.runtime.runner import SessionRunner
+from psymm.session.runtime.stats import RunnerStatistics
 from psymm.terms import Terms
 from psymm.transcript.agreement import TRADER
 from psymm.transcript.checkpoint import Point
@@ -201,16 +202,18 @@ class IncomingOrder:
     @property
     def price(self) -> Decimal:
         """The worst price that the trader accepts."""
-        live = self.session.projected.orders.get(self.cl_ord_id)
-        if live is not None:
-            return decimal_of(live.price)
-        return decimal_of(self.order.price or 0)
+        live = self._live()
+        return decimal_of(self.order.price or 0 if live is None else live.price)
 
     @property
     def leaves(self) -> Decimal:
         """What is not filled yet; 0 if the order has ended."""
-        live = self.session.projected.orders.get(self.cl_ord_id)
+        live = self._live()
         return Decimal(0) if live is None else decimal_of(live.leaves)
+
+    def _live(self) -> LiveOrder | None:
+        """The order in the account; None once it has ended."""
+        return self.session.projected.orders.get(self.order.cl_ord_id)
 
     async def fill(self, price: Number | None = None, quantity: Number | None = None) -> None:
         """Fill the rest of the order, or `quantity` of it, at the order's price or a better one.
@@ -218,11 +221,15 @@ class IncomingOrder:
         Raises Refused (more than the rest, worse than the price, margin …), NotNow.
         Cancelled: the fill may be signed, and is sent then.
         """
-        await self._report(
-            exec_type=ExecType.TRADE,
-            last_px=scaled(self.price if price is None else price),
-            last_qty=scaled(self.leaves if quantity is None else quantity),
-        )
+        last_px = None if price is None else scaled(price)
+        last_qty = None if quantity is None else scaled(quantity)
+        if last_px is None or last_qty is None:
+            live = self._live()
+            if last_px is None:
+                last_px = self.order.price or 0 if live is None else live.price
+            if last_qty is None:
+                last_qty = 0 if live is None else live.leaves
+        await self._report(exec_type=ExecType.TRADE, last_px=last_px, last_qty=last_qty)
 
     async def lock(self) -> None:
         """Take a last look: until its ExpireTime the order is ours. Raises Refused, NotNow."""
@@ -246,7 +253,7 @@ class IncomingOrder:
         await self.session.runner.send(
             ExecutionReport(
                 exec_id=self.session.next_id("e"),
-                cl_ord_id=self.cl_ord_id,
+                cl_ord_id=self.order.cl_ord_id,
                 exec_type=exec_type,
                 last_px=last_px,
                 last_qty=last_qty,

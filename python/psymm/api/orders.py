@@ -119,9 +119,10 @@ class Order:
         ended = await self._session.next_change(self._end, until_ns=self._last_moment_ns)
         # The account may be ahead of the reports that we have received.
         await self._session.runner.drain()
-        fills = self.fills
-        filled = sum((fill.quantity for fill in fills), Decimal(0))
-        paid = sum((fill.price * fill.quantity for fill in fills), Decimal(0))
+        fills, filled, paid = self.fills, Decimal(0), Decimal(0)
+        for fill in fills:
+            filled += fill.quantity
+            paid += fill.price * fill.quantity
         return OrderResult(
             status=ended or "expired",
             filled=filled,

@@ -62,6 +62,9 @@ class Prices:
 class Solver:
     """Subclass it, override the callbacks, `await serve(…)`.
 
+    Attributes:
+        leaving: `leave` was called: no callback begins any more.
+
     Args:
         terms: The terms of every new custody.
         collateral: Whole tokens that we put up against each trader; at least the terms' minimum.
@@ -101,7 +104,7 @@ class Solver:
         self._workers: Workers | None = None
         self._server: SolverServer | None = None
         self.dispatches: dict[bytes, CallbackDispatch] = {}
-        self._leaving = False
+        self.leaving = False
         # Now, not with the first trader: bad terms of our own must stop us before we serve.
         self.policy.check(terms, self._collateral, self.party.clock.now_ns())
 
@@ -206,7 +209,7 @@ class Solver:
 
         Cancelled: connections are cut; every session can be resumed.
         """
-        self._leaving = True
+        self.leaving = True
         server = await self.server()
         # The order matters: first no new work, then let running work end, then withdraw quotes,
         # because a running callback could still sign one.
@@ -307,11 +310,6 @@ class Solver:
             self.sessions[session.custody] = session
             self.dispatches[session.custody] = dispatch
         return dispatch.on_event
-
-    @property
-    def leaving(self) -> bool:
-        """`leave` was called: no callback begins any more."""
-        return self._leaving
 
 
 def _entries(prices: Prices) -> list[MDEntry]:

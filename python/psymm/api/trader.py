@@ -34,11 +34,12 @@ from psymm.messages import Quote as QuoteMessage
 from psymm.rulebook import Account, BalanceView, Lane, Position, PositionView, balances, positions
 from psymm.session.protocol import SECOND, SessionStatus
 from psymm.session.protocol.chain_facts import Mined
+from psymm.session.runtime.conversation import market_data
 from psymm.session.runtime.ledger import RulebookLedger
 from psymm.session.runtime.party import LocalParty
-from psymm.session.runtime.runner import RunnerStatistics, SessionRunner
+from psymm.session.runtime.runner import SessionRunner
 from psymm.session.runtime.settlement import SettlementFlow
-from psymm.session.runtime.trader import market_data
+from psymm.session.runtime.stats import RunnerStatistics
 from psymm.terms import Terms
 from psymm.transcript.checkpoint import Point
 
@@ -111,15 +112,18 @@ class Session:
 
     def fills_of(self, cl_ord_id: str) -> tuple[Fill, ...]:
         """All fills of an order that are in the account, in order."""
-        return tuple(
-            Fill(decimal_of(said.last_px or 0), decimal_of(said.last_qty or 0), said.exec_id)
-            for said in self._events.reports.get(cl_ord_id, ())
-            if said.exec_type is ExecType.TRADE
-        )
+        fills: list[Fill] = []
+        for said in self._events.reports.get(cl_ord_id, ()):
+            if said.exec_type is ExecType.TRADE:
+                price, quantity = decimal_of(said.last_px or 0), decimal_of(said.last_qty or 0)
+                fills.append(Fill(price, quantity, said.exec_id))
+        return tuple(fills)
 
     def reason_of(self, cl_ord_id: str) -> str:
-        said = self._events.reports.get(cl_ord_id, ())
-        return next((each.text for each in reversed(said) if each.text), "")
+        for said in reversed(self._events.reports.get(cl_ord_id, ())):
+            if said.text:
+                return said.text
+        return ""
 
     def cancel_refused(self, request: str) -> OrderCancelReject | None:
         return self._events.cancels.get(request)
@@ -167,7 +171,8 @@ class Session:
         does not come back within `timeout_s`.
         Cancelled: the request stays on the record, and its quote can still be hit.
         """
-        await self._when_synced(timeout_s)
+        if not self.runner.protocol.synced:
+            await self._when_synced(timeout_s)
         request = self.next_id("r")
         # `post`, not `send`: an answer proves that the request was durable, so do not wait twice.
         self.runner.post(
@@ -260,7 +265,8 @@ class Session:
         """Sign an order and return it; see `order` for what is raised."""
         if price is None and quote is None:
             raise ValueError("an order needs a price or a quote")
-        await self._when_synced(expires_in_s)
+        if not self.runner.protocol.synced:
+            await self._when_synced(expires_in_s)
         order = NewOrderSingle(
             cl_ord_id=self.next_id("o"),
             symbol=symbol,
@@ -278,8 +284,6 @@ class Session:
 
     async def _when_synced(self, within_s: float) -> None:
         """Wait for a lost connection to come back; nothing is signed in between."""
-        if self.runner.protocol.synced:
-            return
         synced = await self._events.until(lambda: self.runner.protocol.synced or None, within_s)
         if synced is None:
             lost = self._events.lost
@@ -301,7 +305,8 @@ class Session:
         """
         if self._settlement_flow is None:
             raise NotNow("the session has ended")
-        await self._when_synced(SYNC_S)
+        if not self.runner.protocol.synced:
+            await self._when_synced(SYNC_S)
         mined = await self._settlement_flow.settle()
         payout = self.account.payouts[Lane.TRADER]
         # The end is on chain already. Give both sides a few heartbeats to say so on the record.

@@ -14,12 +14,23 @@ is half sent, and cut the connection.
 
 Backpressure: the session reports each message that it takes (`took_message`). If too many bytes
 are waiting, `receive_some` reads nothing more until then.
+
+A short cut: after `divert`, a binary message that arrives whole, in one frame, goes straight to its
+taker. The header that we read anyway says all there is to know of it, and the library never sees
+it. Everything else (texts, control frames, fragments, what is cut by a read, what breaks the
+standard) takes the usual way. The order is kept: the library has handled all that came before when
+it calls `receive_some` again.
+
+With a `Poller` the reader need not even wake: while it sleeps in `receive_some`, `_ready` reads for
+it and offers what comes to the taker. Anything but one whole binary message that is taken at once
+wakes the reader, which goes on as above.
 """
 
 from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,6 +38,9 @@ import trio
 
 from psymm.errors import FloodingPeer, MessageTooBig, PSymmError
 from psymm.rate import TokenBucket
+from psymm.sockets.framing import binary_at, masked
+from psymm.sockets.poller import Poller
+from psymm.waiting import Sleeper
 
 OPENING_BYTES: Final = 32 * 1024
 """The longest HTTP request or response that may open a WebSocket."""
@@ -36,6 +50,7 @@ _TOO_BIG: Final = 1009
 _AGAINST_POLICY: Final = 1008
 _GOODBYE_S: Final = 1.0
 _READ_BYTES: Final = 64 * 1024
+_CLOSE: Final = 0x08
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +105,14 @@ class BoundedStream(trio.abc.Stream):
         self._message = 0
         self._fragments = 0
         self._finishes = False
+        # Who takes binary messages, until a close frame: what follows one does not count.
+        self._take: Callable[[bytes], Awaitable[None]] | None = None
+        # The poller that reads while the reader sleeps, and who is offered what it reads.
+        self._poller: Poller | None = None
+        self._offer: Callable[[bytes], bool] | None = None
+        self._reader = Sleeper()
+        self._polled = -1
+        self._came: bytes | Exception | None = None
         # Sizes of messages that nobody has taken yet, oldest first.
         self._unread: deque[int] = deque()
         self._unread_bytes = 0
@@ -121,10 +144,50 @@ class BoundedStream(trio.abc.Stream):
                 self._full = False
                 self._taken.set()
 
+    def divert(
+        self,
+        take: Callable[[bytes], Awaitable[None]],
+        poller: Poller | None = None,
+        offer: Callable[[bytes], bool] | None = None,
+    ) -> None:
+        """From now on give binary messages that arrive whole to `take`, in the reader's task. While
+        it waits, nothing more is read.
+
+        Args:
+            poller: Reads for the reader's task while there is nothing else to do.
+            offer: Takes such a message without waiting. False: it has no room; `take` gets it.
+        """
+        self._take = take
+        if poller is not None and offer is not None and self._tcp is not None:
+            self._poller, self._offer = poller, offer
+            poller.members += 1
+
     # --- trio.abc.Stream ----------------------------------------------------------------------
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """As the inner stream's. Raises BrokenResourceError when the peer has overstepped."""
+        while True:
+            data = await self._read(max_bytes)
+            if not data:
+                self.ended.set()
+                return data
+            self.received += len(data)
+            if self._opening is not None:
+                self._open(data)
+            else:
+                if self._take is not None and self._is_between():
+                    data = await self._give(data, self._take)
+                if data:
+                    self._count(data)
+            if self.fault is not None:
+                await self._say_goodbye(self.fault)
+                self.ended.set()
+                raise trio.BrokenResourceError
+            # Otherwise all of it was given away, and the library has nothing to do.
+            if data:
+                return data
+
+    async def _read(self, max_bytes: int | None) -> bytes:
         most = self.bounds.unread_bytes
         # Wait for the reader only if it has a message to take. One message alone must fit.
         while most is not None and self._unread and self.unread_bytes > most:
@@ -133,26 +196,102 @@ class BoundedStream(trio.abc.Stream):
         if self.fault is not None:
             raise trio.BrokenResourceError from None
         try:
+            poller = self._poller
+            if poller is not None and poller.members > 1 and self._is_between():
+                return await self._polled_bytes(poller)
             if self._tcp is None:
-                data = bytes(await self._inner.receive_some(max_bytes))
-            else:
-                data = await _receive(self._tcp, max_bytes or _READ_BYTES)
+                return bytes(await self._inner.receive_some(max_bytes))
+            return await _receive(self._tcp, max_bytes or _READ_BYTES)
         except BaseException:
             self.ended.set()
             raise
-        if not data:
-            self.ended.set()
-            return data
-        self.received += len(data)
-        if self._opening is None:
-            self._count(data)
-        else:
-            self._open(data)
+
+    async def _polled_bytes(self, poller: Poller) -> bytes:
+        """Sleep until something comes that `_ready` does not deal with."""
+        assert self._tcp is not None  # noqa: S101
+        fileno = self._tcp.fileno()
+        if fileno < 0:
+            raise trio.ClosedResourceError
+        self._came = None
+        poller.register(fileno, self._ready)
+        self._polled = fileno
+        try:
+            await self._reader.sleep()
+        finally:
+            self._stop_polling()
+        if self._came is None:
+            # `aclose` woke us.
+            raise trio.ClosedResourceError
+        if isinstance(self._came, OSError):
+            raise trio.BrokenResourceError from self._came
+        if isinstance(self._came, Exception):
+            raise self._came
+        return self._came
+
+    def _ready(self) -> None:
+        """The poller: there is something to read."""
+        try:
+            data = os.read(self._polled, _READ_BYTES)
+            if not self._offered(data):
+                self._came = data
+        except BlockingIOError:
+            return
+        except Exception as failed:
+            self._came = failed
+        if self._came is not None:
+            # At once, or the next turn would read again before the reader runs.
+            self._stop_polling()
+            self._reader.wake()
+
+    def _offered(self, data: bytes) -> bool:
+        """Offer a read that is one whole binary message. False: it is none, or there is no room."""
+        found = binary_at(data, 0, masked=not self._client) if data else None
+        if found is None or found[1] < len(data) or self._take is None or self._offer is None:
+            return False
+        begins, ends = found
+        self._charge(ends - begins, trio.current_time())
         if self.fault is not None:
-            await self._say_goodbye(self.fault)
-            self.ended.set()
-            raise trio.BrokenResourceError
-        return data
+            # The reader says goodbye.
+            return False
+        payload = data[begins:]
+        if not self._client:
+            payload = masked(payload, data[begins - 4 : begins])
+        if self._offer(payload):
+            self.received += len(data)
+            return True
+        # `_give` charges it again.
+        if ends - begins < SMALL_BYTES:
+            self._small.give_back(1)
+        return False
+
+    def _stop_polling(self) -> None:
+        if self._poller is not None and self._polled >= 0:
+            self._poller.unregister(self._polled)
+        self._polled = -1
+
+    def _is_between(self) -> bool:
+        """Whether the next byte begins a message, so that the library holds none in part."""
+        return not (self._payload_left or self._header or self._fragments)
+
+    async def _give(self, data: bytes, take: Callable[[bytes], Awaitable[None]]) -> bytes:
+        """Give whole binary messages at the beginning of `data` to `take`. Returns the rest."""
+        at, now = 0, trio.current_time()
+        while at < len(data) and (found := binary_at(data, at, masked=not self._client)):
+            begins, ends = found
+            size = ends - begins
+            self._charge(size, now)
+            if self.fault is not None:
+                break
+            payload = data[begins:ends]
+            if not self._client:
+                payload = masked(payload, data[begins - 4 : begins])
+            at = ends
+            self._unread_bytes += size
+            try:
+                await take(payload)
+            finally:
+                self._unread_bytes -= size
+        return data[at:]
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """As the inner stream's, after what `send_now` left. Two callers take turns."""
@@ -200,6 +339,12 @@ class BoundedStream(trio.abc.Stream):
         """As the inner stream's."""
         self.ended.set()
         self._taken.set()
+        # Before the socket is closed: another may have its number at once.
+        self._stop_polling()
+        self._reader.wake()
+        if self._poller is not None:
+            self._poller.members -= 1
+            self._poller = None
         await self._inner.aclose()
 
     # --- reading headers ----------------------------------------------------------------------
@@ -254,22 +399,27 @@ class BoundedStream(trio.abc.Stream):
         self._payload_left = size
         self._finishes = False
         if header[0] & 0x08:
+            if header[0] & 0x0F == _CLOSE:
+                self._take = None
             if not self._controls.spend(1, now):
                 self.fault = FloodingPeer("too many pings", per_second=self.bounds.controls)
         else:
             self._message += size
             self._fragments += 1
             self._finishes = bool(header[0] & 0x80)
-            if size < SMALL_BYTES and not self._small.spend(1, now):
-                self.fault = FloodingPeer("too many small messages or fragments")
-            elif self._fragments > self.bounds.fragments:
-                self.fault = FloodingPeer(
-                    "a message in too many fragments", most=self.bounds.fragments
-                )
-            elif self._message > self.bounds.message_bytes:
-                self.fault = MessageTooBig(size=self._message, most=self.bounds.message_bytes)
+            self._charge(size, now)
         if not size:
             self._end_frame()
+
+    def _charge(self, size: int, now: float) -> None:
+        """Charge a frame of a message. Sets `fault` if the peer oversteps."""
+        message, bounds = self._message or size, self.bounds
+        if size < SMALL_BYTES and not self._small.spend(1, now):
+            self.fault = FloodingPeer("too many small messages or fragments")
+        elif self._fragments > bounds.fragments:
+            self.fault = FloodingPeer("a message in too many fragments", most=bounds.fragments)
+        elif message > bounds.message_bytes:
+            self.fault = MessageTooBig(size=message, most=bounds.message_bytes)
 
     def _end_frame(self) -> None:
         if self._finishes:

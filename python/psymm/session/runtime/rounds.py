@@ -3,7 +3,8 @@
 The way of a message:
 
 1. The connection's reader puts it into its `Inlet`, one at a time: a text, or some frames of a
-   binary message. The reader continues to read.
+   binary message. The reader continues to read. Of several connections the party's `Poller` reads
+   what comes, and wakes a reader only for what is more than one binary message of a few frames.
 2. One task of the party (`Rounds._run`) takes what is in all inlets: a round. It reads the clock
    once and verifies all frames in one batch.
 3. Each session receives its own. All sessions write in one scheduler step, so the journal makes
@@ -27,6 +28,7 @@ import trio
 
 from psymm.session.protocol import FrameBatch
 from psymm.session.runtime.clock import Clock
+from psymm.sockets.poller import new_poller
 from psymm.transcript.verifying import Claim, FrameVerifier
 from psymm.waiting import Deadlines, Sleeper
 
@@ -38,8 +40,8 @@ Item = str | FrameBatch
 class Receiver(Protocol):
     """A session that receives what its connection's inlet brings."""
 
-    def claims(self, batch: FrameBatch) -> list[Claim]:
-        """The signatures that are worth verifying before the batch is received."""
+    def add_claims(self, batch: FrameBatch, claims: list[Claim]) -> None:
+        """Add the signatures that are worth verifying before the batch is received."""
         ...
 
     def receive(self, item: Item, now_ns: int) -> bool:
@@ -67,6 +69,7 @@ class Rounds:
     Attributes:
         inlets: How many connections there are.
         deadlines: Of all its sessions.
+        poller: Reads the sockets of all its sessions; None if the system has none.
     """
 
     def __init__(self, journal: Committing, clock: Clock, verifier: FrameVerifier) -> None:
@@ -79,12 +82,14 @@ class Rounds:
         self._running = False
         self._more = Sleeper()
         self.deadlines = Deadlines()
+        self.poller = new_poller()
 
     async def receive_alone(self, inlet: Inlet) -> None:
         """Receive at once what the only connection brings. Cancelled: raises Cancelled; the message
         may or may not be received."""
         await self._journal.yield_to_commit()
-        claims = inlet.claims()
+        claims = list[Claim]()
+        inlet.add_claims(claims)
         if len(claims) != 1:
             # More may follow at once, and other tasks must get their turn.
             await trio.lowlevel.checkpoint()
@@ -110,7 +115,7 @@ class Rounds:
                 inlets, claims = list[Inlet](), list[Claim]()
                 while self._waiting and len(inlets) < MOST_TOGETHER:
                     inlets.append(self._waiting.popleft())
-                    claims += inlets[-1].claims()
+                    inlets[-1].add_claims(claims)
                 await self._verifier.prefetch(claims)
                 now = self._clock.now_ns()
                 # One reading of the clock for all: they arrived at about the same moment.
@@ -151,6 +156,16 @@ class Inlet:
         else:
             self._rounds.add(self)
 
+    @property
+    def free(self) -> bool:
+        """Whether a message can be left now."""
+        return self._item is None and not self.full and not self._closed
+
+    def leave(self, item: Item) -> None:
+        """Leave a message in a free inlet. Does not block."""
+        self._item = item
+        self._rounds.add(self)
+
     async def drained(self) -> None:
         """Wait until all messages left here are received. Cancelled: raises Cancelled."""
         while self._item is not None:
@@ -180,10 +195,11 @@ class Inlet:
 
     # --- for the round ------------------------------------------------------------------------
 
-    def claims(self) -> list[Claim]:
-        """The signatures that are worth verifying of the message here."""
+    def add_claims(self, claims: list[Claim]) -> None:
+        """Add the signatures that are worth verifying of the message here."""
         item = self._item
-        return [] if item is None or isinstance(item, str) else self._receiver.claims(item)
+        if item is not None and not isinstance(item, str):
+            self._receiver.add_claims(item, claims)
 
     def receive(self, now_ns: int) -> None:
         """Have the session receive the message here."""

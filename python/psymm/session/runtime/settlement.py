@@ -32,6 +32,10 @@ reads what is on the record; `SettlementStore` reads and writes what the journal
 What is durable when: the planned settlement before our wallet signs it, our signature before it is
 sent, both signatures before the move is sent. So either side can continue after a crash, and the
 chain accepts the move only once, from either side.
+
+Longer than 500 lines: proposing, answering and resuming are one machine over one state, and whoever
+audits what is kept, signed and sent in which order needs all three in view. What reads the record
+and the journal is in `settlement_record` and `settlement_documents`.
 """
 
 from __future__ import annotations
@@ -40,7 +44,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from enum import Enum, auto
-from typing import Final, Literal, TypeVar, cast
+from typing import Final, Literal, TypeVar
 
 import trio
 
@@ -196,8 +200,9 @@ class SettlementFlow:
     def on_event(self, event: Event) -> None:
         """Act on an event. Does not block and does not raise."""
         # Fast path: trading messages only wake the steps that wait for the account to change.
-        if type(event) in _FRAMES and type(cast("FrameReceived", event).entry.message) in _TRADING:
-            self._wake()
+        if isinstance(event, _FRAMES) and type(event.entry.message) in _TRADING:
+            if self._waiting:
+                self._wake()
             return
         match event:
             case FrameReceived(entry, None) if isinstance(entry.message, SettlementOutput):

@@ -40,6 +40,7 @@ from psymm.session.protocol import (
     StatusChanged,
     Stopped,
 )
+from psymm.session.protocol.budget import Load
 from psymm.session.runtime.clock import Clock
 from psymm.transcript.record import RecordedFrame
 
@@ -168,6 +169,33 @@ class Traffic:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class RunnerStatistics:
+    """What a runner has done so far and what it holds now.
+
+    Attributes:
+        connections: Connections so far.
+        frames: Frames on the record.
+        waiting: Lists of effects that are not yet durable.
+        load: What we hold for the peer now.
+        last_in_ns: Our clock when the peer's last frame was durable; None before the first.
+        last_out_ns: Our clock when our last frame was durable; None before the first.
+        covered_ns: How long the peer took to cover the last frame of ours that we measured, both
+            journals included.
+    """
+
+    connections: int
+    frames: int
+    waiting: int
+    state: SessionStatus
+    connected: bool
+    load: Load
+    last_in_ns: int | None
+    last_out_ns: int | None
+    covered_ns: int | None
+    traffic: Traffic
+
+
 _NAMED: Final = ("rejects_sent", "rejects_received", "disconnects")
 _NUMBERS: Final = tuple(one.name for one in fields(Traffic) if one.name not in _NAMED)
 
@@ -218,16 +246,18 @@ class SessionStats:
         if isinstance(message, str):
             self._counts["texts_in"] += 1
             message = message.encode("utf-8", "surrogatepass")
+            self._notice()
         self._counts["bytes_in"] += len(message)
-        self._notice()
 
     def wrote(self, message: str | bytes) -> None:
         """We handed a message to the network."""
         if isinstance(message, str):
             self._counts["texts_out"] += 1
             message = message.encode("utf-8", "surrogatepass")
+            self._notice()
+        elif self._noises.frames_resent != self._told[2]:
+            self._notice()
         self._counts["bytes_out"] += len(message)
-        self._notice()
 
     def traffic(self) -> Traffic:
         """The counters so far."""
@@ -246,7 +276,8 @@ class SessionStats:
 
     def _notice(self) -> None:
         """Log the noise and the gaps that the protocol has counted since the last call."""
-        # The protocol only counts. We log what was added since the last look.
+        # The protocol only counts. Noise and gaps make texts, so we look with each text, and log
+        # what was added since the last look.
         noises = self._noises
         now = (noises.malformed, noises.resends_asked, noises.frames_resent)
         if now == self._told:
@@ -264,18 +295,31 @@ class SessionStats:
 
     def on_event(self, event: Event) -> None:
         """Count and log an event."""
+        if isinstance(event, FrameReceived):
+            entry = event.entry
+            self._counts["frames_in"] += 1
+            self.last_in_ns = now = self._clock.now_ns()
+            # We measure one frame of ours at a time, which keeps the cost per frame constant.
+            if self._uncovered is not None and entry.frame.peer_seq >= self._uncovered[0]:
+                self.covered_ns = now - self._uncovered[1]
+                self._uncovered = None
+        elif isinstance(event, FrameSent):
+            entry = event.entry
+            self._counts["frames_out"] += 1
+            self.last_out_ns = now = self._clock.now_ns()
+            if self._uncovered is None:
+                self._uncovered = (entry.frame.seq, now)
+            if isinstance(entry.message, Reject):
+                self._rejected(entry.message)
+        else:
+            self._log_event(event)
+            return
+        if type(entry.message) in _SAID:
+            self._said(entry)
+
+    def _log_event(self, event: Event) -> None:
+        """Log an event that is no frame."""
         match event:
-            case FrameReceived(entry):
-                self._received(entry)
-            case FrameSent(entry):
-                self._counts["frames_out"] += 1
-                self.last_out_ns = now = self._clock.now_ns()
-                if self._uncovered is None:
-                    self._uncovered = (entry.frame.seq, now)
-                if isinstance(entry.message, Reject):
-                    self._rejected(entry.message)
-                if type(entry.message) in _SAID:
-                    self._said(entry)
             case PeerRejected(reject):
                 code = reason_named(reject.violation)
                 self._named["rejects_received"][code] += 1
@@ -298,16 +342,6 @@ class SessionStats:
                 self._log(logging.ERROR, "stopped", code=error.code)
             case _:
                 pass
-
-    def _received(self, entry: RecordedFrame) -> None:
-        self._counts["frames_in"] += 1
-        self.last_in_ns = now = self._clock.now_ns()
-        # We measure one frame of ours at a time, which keeps the cost per frame constant.
-        if self._uncovered is not None and entry.frame.peer_seq >= self._uncovered[0]:
-            self.covered_ns = now - self._uncovered[1]
-            self._uncovered = None
-        if type(entry.message) in _SAID:
-            self._said(entry)
 
     def _rejected(self, reject: Reject) -> None:
         """We rejected a frame of the peer's."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from random import Random
@@ -28,7 +28,7 @@ from typing import Final
 
 import trio
 
-from psymm._core import JsonError, address_of
+from psymm._core import address_of
 from psymm.errors import (
     AttemptEnded,
     BadIntroduction,
@@ -46,20 +46,6 @@ from psymm.errors import (
 from psymm.journal.codec import JournalledCustody
 from psymm.messages import (
     BusinessMessageReject,
-    BusinessRejectReason,
-    Heartbeat,
-    Introduction,
-    MarketDataRequest,
-    MarketDataSnapshotFullRefresh,
-    MDEntryType,
-    MDEntryTypeRef,
-    Message,
-    SubscriptionRequestType,
-    SymbolRef,
-    TermsDocument,
-    TestRequest,
-    decode_text,
-    encode_text,
 )
 from psymm.nursery import open_block_nursery
 from psymm.session.protocol import (
@@ -67,31 +53,26 @@ from psymm.session.protocol import (
     Event,
     FundingStarted,
     SessionStatus,
-    Stopped,
     TextReceived,
 )
-from psymm.session.runtime.handshake import Introduced, conclude_handshake, fresh_nonce, introduce
+from psymm.session.runtime.conversation import ask_price, keep_alive, refusal, shake_hands
+from psymm.session.runtime.handshake import Introduced, fresh_nonce
 from psymm.session.runtime.left import LeftOpen, left_of, left_open
-from psymm.session.runtime.party import LocalParty, accept_terms, load_session
-from psymm.session.runtime.preflight import Wanted, check_before_funding, check_clocks
-from psymm.session.runtime.runner import RunnerStatistics, SessionRunner
+from psymm.session.runtime.party import LocalParty, load_session
+from psymm.session.runtime.preflight import Wanted, check_before_funding
+from psymm.session.runtime.runner import SessionRunner
+from psymm.session.runtime.stats import RunnerStatistics
 from psymm.session.runtime.transport import Socket, dial
-from psymm.terms import Terms
 from psymm.transcript.agreement import SOLVER, TRADER
 
 log = logging.getLogger(__name__)
 
-ANSWER_S: Final = 20.0
 STEADY_S: Final = 10.0
 """Seconds. A connection that lived this long with heads agreed was a good one, so the next wait is
 short."""
 FIRST_BACKOFF_S: Final = 0.25
 LAST_BACKOFF_S: Final = 30.0
 
-_FINAL: Final = (BusinessRejectReason.UNKNOWN_ID, BusinessRejectReason.NOT_AUTHORIZED)
-"""Refusals that will not change if we ask again."""
-_PASSING: Final = (BusinessRejectReason.NOT_AVAILABLE, BusinessRejectReason.THROTTLED)
-"""Refusals that say that they will pass. We ask again for as long as our own side wants."""
 _REFUSES: Final = ("UHI", "URS", "A", "session")
 """The subjects of a refusal that refuses us as a party. Others refuse one message, or noise."""
 _FINALS: Final = 2
@@ -113,25 +94,6 @@ def dialer(
 ) -> Dialer:
     """How to reach an endpoint repeatedly. plain, private: as for `dial`."""
     return lambda: dial(endpoint, tls, plain=plain, private=private)
-
-
-@dataclass(frozen=True, slots=True)
-class HandshakeResult:
-    """The handshake is over: terms and custody are known, nothing is funded yet.
-
-    Attributes:
-        clock_off_ns: By how much the peer's clock lies outside the time that its answer took by
-            our clock; above 0 if it is ahead. A round trip can hide at most its own length.
-    """
-
-    introduced: Introduced
-    terms: Terms
-    clock_off_ns: int = 0
-
-    def check_time(self, now_ns: int) -> None:
-        """Check that we may still fund against what the solver signed. Raises BadIntroduction."""
-        if self.introduced.signed is not None:
-            self.introduced.signed.check_time(now_ns, self.terms.timeouts.skew)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,118 +131,6 @@ class Backoff:
     def wait_s(self, failures: int) -> float:
         ceiling: float = min(self.last_s, self.first_s * 2.0 ** min(failures, 16))
         return ceiling * (0.5 + self.random.random() / 2)
-
-
-async def converse(
-    socket: Socket,
-    said: Message,
-    *wanted: type[Message],
-    keep: Callable[[Message], None] | None = None,
-) -> list[Message]:
-    """Send a text on a connection without a session and wait for one text of each wanted kind.
-
-    Raises PeerRefused with the peer's words, PeerSilent after ANSWER_S, Disconnected.
-    Cancelled: raises Cancelled; the answers may still come.
-
-    Args:
-        keep: Receives other texts that arrive meanwhile.
-    """
-    found: dict[type[Message], Message] = {}
-    await socket.send(encode_text(said))
-    with trio.move_on_after(ANSWER_S):
-        while len(found) < len(wanted):
-            raw = await socket.receive()
-            try:
-                message = decode_text(raw)
-            except JsonError as bad:
-                raise PeerRefused(f"the peer's answer is not the vocabulary's: {bad}") from None
-            if isinstance(message, TestRequest):
-                await socket.send(encode_text(Heartbeat(test_req_id=message.test_req_id)))
-            elif isinstance(message, BusinessMessageReject):
-                raise refusal(message)
-            elif type(message) in wanted:
-                found[type(message)] = message
-            elif keep is not None:
-                keep(message)
-        return [found[kind] for kind in wanted]
-    raise PeerSilent("the peer did not answer", waited_s=ANSWER_S)
-
-
-def refusal(said: BusinessMessageReject) -> PeerRefused:
-    """A peer's refusal. Its reason, not its words, says whether it may pass. A peer that lies here
-    can make us stop, but it could do that by being silent, too."""
-    reason = said.business_reject_reason
-    words = said.text or "the peer gave no reason"
-    return PeerRefused(words, final=reason in _FINAL, passing=reason in _PASSING)
-
-
-async def shake_hands(
-    party: LocalParty, socket: Socket, expected: bytes | None, collateral: int, nonce: bytes
-) -> HandshakeResult:
-    """Introduce ourselves and learn the terms.
-
-    Raises WrongParty, TermsRefused, BadIntroduction, HandshakeRefused, PeerRefused, PeerSilent,
-    Disconnected; nothing was funded.
-    Cancelled: raises Cancelled; neither side keeps anything.
-
-    Args:
-        expected: The solver's public key by the registry.
-        collateral: Token units. With 0 we look around, and the answer binds nobody. With
-            collateral the solver signs the whole handshake (`spec.md` 61).
-        nonce: A fresh one, or the journal's to find the same custody again.
-    """
-    ours = introduce(party.wallet.public_key, nonce, collateral)
-    asked_ns = party.clock.now_ns()
-    theirs, document = await converse(socket, ours, Introduction, TermsDocument)
-    answered_ns = party.clock.now_ns()
-    assert isinstance(theirs, Introduction)  # noqa: S101
-    assert isinstance(document, TermsDocument)  # noqa: S101
-    introduced = conclude_handshake(
-        ours,
-        theirs,
-        document,
-        chain_id=party.chain_id,
-        contract=party.contract,
-        expected=expected,
-    )
-    terms = accept_terms(party, document.terms)
-    if collateral and collateral < terms.minimum(TRADER):
-        raise HandshakeRefused(
-            "the terms ask for more collateral",
-            ours=collateral,
-            minimum=terms.minimum(TRADER),
-        )
-    if theirs.sending_time is None:
-        raise HandshakeRefused("the peer does not say what time it has")
-    # Positive only if the peer's time lies after our answer, negative only if before our question.
-    off_ns = max(0, theirs.sending_time - answered_ns) - max(0, asked_ns - theirs.sending_time)
-    handshake = HandshakeResult(introduced, terms, off_ns)
-    handshake.check_time(answered_ns)
-    # To look around, a wrong clock does no harm.
-    if collateral:
-        check_clocks(off_ns, terms)
-    return handshake
-
-
-async def ask_price(socket: Socket, symbol: str) -> MarketDataSnapshotFullRefresh:
-    """The solver's indicative prices on a connection without a session. Raises as `converse`."""
-    (said,) = await converse(socket, market_data("1", [symbol]), MarketDataSnapshotFullRefresh)
-    assert isinstance(said, MarketDataSnapshotFullRefresh)  # noqa: S101
-    return said
-
-
-def market_data(request: str, symbols: Sequence[str]) -> MarketDataRequest:
-    """A request for bid and offer of some symbols. request: its id, which the answers name."""
-    return MarketDataRequest(
-        md_req_id=request,
-        subscription_request_type=SubscriptionRequestType.SNAPSHOT,
-        market_depth=1,
-        no_md_entry_types=(
-            MDEntryTypeRef(md_entry_type=MDEntryType.BID),
-            MDEntryTypeRef(md_entry_type=MDEntryType.OFFER),
-        ),
-        no_related_sym=tuple(SymbolRef(symbol=symbol) for symbol in symbols),
-    )
 
 
 class TraderSession:
@@ -476,7 +326,7 @@ class TraderSession:
         async with open_block_nursery() as nursery:
             # As in a session, at most one a second: the terms may say a nanosecond.
             beat_s = max(1.0, handshake.terms.timeouts.heartbeat / 1e9)
-            nursery.start_soon(_keep_alive, socket, beat_s)
+            nursery.start_soon(keep_alive, socket, beat_s)
             notes = tuple(
                 await party.collateral.fund(
                     agreement, TRADER, handshake.terms.collateral.token, amount
@@ -600,28 +450,3 @@ def _same_handshake(known: JournalledCustody, again: Introduced) -> None:
             signed=known.announced_collateral,
             now=again.collaterals[1],
         )
-
-
-async def _keep_alive(socket: Socket, beat_s: float) -> None:
-    """Tell the peer that we are there while we fund. If the connection is lost, the next reader
-    finds out."""
-    while True:
-        try:
-            await socket.send(encode_text(Heartbeat()))
-        except (Disconnected, PeerViolation):
-            return
-        await trio.sleep(beat_s)
-
-
-__all__ = [
-    "Backoff",
-    "ConnectionLost",
-    "Dialer",
-    "HandshakeResult",
-    "Stopped",
-    "TraderSession",
-    "TraderStatistics",
-    "converse",
-    "dialer",
-    "shake_hands",
-]

@@ -9,7 +9,7 @@ messages:
 - `send_now` frames a message itself and writes it without waiting. If the socket takes only a part,
   `send` must finish that message before anything else goes out.
 - `divert` gives incoming messages to a function in the library's reader task, in place of the
-  channel that `receive` reads.
+  channel that `receive` reads. Whole binary messages do not pass through the library at all.
 
 Errors: each way in which a connection can end becomes Disconnected, PeerLeft, or the PeerViolation
 for which `BoundedStream` cut the peer off.
@@ -37,6 +37,8 @@ from psymm.errors import Disconnected, PeerLeft, PSymmError
 from psymm.sockets.admission import Admission, ConnectionSlot
 from psymm.sockets.bounded import BoundedStream, Bounds
 from psymm.sockets.dialling import dial_websocket
+from psymm.sockets.framing import LONGEST, binary_frame
+from psymm.sockets.poller import Poller
 from psymm.sockets.serving import (
     HANDSHAKE_S,
     QUEUED_MESSAGES,
@@ -83,6 +85,7 @@ class Socket(Protocol):
 
 
 Take = Callable[[str | bytes], Awaitable[None]]
+Offer = Callable[[bytes], bool]
 
 
 class WebSocket:
@@ -150,7 +153,10 @@ class WebSocket:
         nothing else before; bytes that are out already are not sent again."""
         if self._connection.closed is not None:
             return False
-        data = self._framing.send_data(message)
+        if isinstance(message, bytes) and len(message) <= LONGEST:
+            data: bytes | bytearray = binary_frame(message, client=self._framing.client)
+        else:
+            data = self._framing.send_data(message)
         try:
             taken = self._stream.send_now(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -160,22 +166,27 @@ class WebSocket:
             self._half = message
         return taken == len(data)
 
-    def divert(self, take: Take) -> list[str | bytes]:
-        """From now on give messages to `take`, in the reader's task. `receive` then only raises at
-        the end. While `take` waits, we read nothing more.
+    def received(self) -> list[str | bytes]:
+        """The messages that were received and not taken yet. Never raises."""
+        found = list[str | bytes]()
+        with suppress(trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
+            while True:
+                found.append(self._connection._recv_channel.receive_nowait())
+                self._stream.took_message()
+        return found
 
-        Returns the messages that were received and not taken yet.
+    def divert(self, take: Take, poller: Poller | None = None, offer: Offer | None = None) -> None:
+        """From now on give messages to `take`, in the reader's task. `receive` then only raises at
+        the end. While `take` waits, we read nothing more. First `received` must have returned
+        nothing, in the same scheduler step: otherwise messages would change their order.
+
+        poller, offer: As for `BoundedStream.divert`.
         """
         # The library passes messages through a channel, which costs a scheduler step for each. The
         # channel still closes when the connection ends.
-        connection, found = self._connection, list[str | bytes]()
-        # Empty the channel before we replace it, or messages would change their order.
-        with suppress(trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
-            while True:
-                found.append(connection._recv_channel.receive_nowait())
-                self._stream.took_message()
+        connection = self._connection
         connection._send_channel = _Diverted(take, self._stream, connection._send_channel)  # type: ignore[assignment]  # all that the library's reader does with a channel
-        return found
+        self._stream.divert(take, poller, offer)
 
     async def aclose(self, code: int = 1000, reason: str = "") -> None:
         """Say goodbye and close, within GOODBYE_S. Never raises."""
