@@ -71,7 +71,7 @@ from psymm.session.runtime import handshake as handshake_module
 from psymm.session.runtime.ledger import RulebookLedger
 from psymm.session.runtime.reception import Reception
 from psymm.session.runtime.runner import SessionRunner
-from psymm.session.runtime.solver import SolverServer
+from psymm.session.runtime.solver_sessions import SolverSessions
 from psymm.session.runtime.trader import TraderSession
 from psymm.transcript import record as record_module
 from psymm.transcript.delegation import Delegation
@@ -519,7 +519,7 @@ _ROWS: Final[tuple[tuple[Off, str], ...]] = (
         "refused-may-pass",
     ),
     # Collateral, and what costs a solver before there is any.
-    (put(SolverServer, "_forget_left_before", asleep), "early-forgotten"),
+    (put(SolverSessions, "_forget_left_before", asleep), "early-forgotten"),
     (nothing(frames, "has_room", True), "early-frames"),
     (nothing(collateral, "is_judged", True), "early-unsigned"),
     (ANY_RATE, "flood-frames flood-test-requests"),
