@@ -12,7 +12,10 @@ from typing import Final
 
 import pytest
 import trio
-from test_sessions import bench
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benches"))
+
+import session_processes as bench
 
 from psymm.api import connect
 from psymm.journal import committer

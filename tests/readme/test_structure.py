@@ -23,9 +23,6 @@ BEING_SPLIT = {
     "python/psymm/rulebook/orders.py",
     "python/psymm/rulebook/sequence.py",
     "python/psymm/session/protocol/dispatch.py",
-    "python/psymm/session/runtime/runner.py",
-    "python/psymm/session/runtime/solver.py",
-    "python/psymm/session/runtime/trader.py",
 }
 
 
