@@ -428,7 +428,7 @@ def test_whatever_is_done_to_the_live_account_can_be_undone(
     steps: list[tuple[str, str, int]],
 ) -> None:
     live = LiveAccount(Account(custody=CUSTODY, terms=TERMS))
-    history = [(live.mark, live.snapshot())]
+    history = [(len(live.log), live.snapshot())]
     for kind, key, value in steps:
         if kind == "p":
             live.put(live.held, key, value)
@@ -442,10 +442,11 @@ def test_whatever_is_done_to_the_live_account_can_be_undone(
             del history[at + 1 :]
         else:
             at = value % len(history)
-            live.forget(history[at][0])
-            del history[:at]
-        assert live.snapshot() == live.snapshot(live.mark)
-        history.append((live.mark, live.snapshot()))
+            trimmed = history[at][0]
+            live.forget(trimmed)
+            history = [(mark - trimmed, then) for mark, then in history[at:]]
+        assert live.snapshot() == live.snapshot(len(live.log))
+        history.append((len(live.log), live.snapshot()))
         for mark, then in history:
             assert live.snapshot(mark) == then
             assert live.was(mark, "clock") == then.clock

@@ -80,6 +80,16 @@ def test_an_unknown_version_is_named() -> None:
         Terms.parse(changed("schema", "psymm-terms/2"))
 
 
+def test_rule_9_terms_name_the_version_of_the_rulebook() -> None:
+    assert json.loads(TERMS.document)["rules"] == "1"
+    with pytest.raises(TermsUnknownVersion, match="rules '2'"):
+        Terms.parse(changed("rules", "2"))
+    with pytest.raises(TermsUnknownVersion, match="rules '0'"):
+        make_terms(rules="0")
+    with pytest.raises(TermsMissingField, match=r"terms\.rules"):
+        Terms.parse(changed("rules", None))
+
+
 def test_no_field_may_be_missing() -> None:
     with pytest.raises(TermsMissingField, match=r"terms\.instruments\[0\]\.tick"):
         Terms.parse(changed("instruments.0.tick", None))

@@ -84,6 +84,7 @@ def trade(pair: ProtocolPair, number: int) -> None:
             ord_type=OrdType.PREVIOUSLY_QUOTED,
             position_effect=PositionEffect.CLOSE if positions else PositionEffect.OPEN,
             expire_time=expires,
+            price=PRICE,
             quote_id=f"q{number}",
             position_id=positions[0] if positions else None,
         ),

@@ -57,6 +57,7 @@ DERIVED: Final = frozenset(
         "next_expiry",
         "ended_orders",
         "collaterals",
+        "trading_open",
         "margin_locked",
         "margin_pending",
         "traders_upnl",
@@ -124,6 +125,8 @@ class Books:
     """No request, quote or order expires before this time."""
     collaterals: tuple[int, int] = (0, 0)
     """Accepted notes of each lane, in token units."""
+    trading_open: bool = False
+    """Whether both lanes' accepted collateral reaches the terms' minimum."""
     margin_locked: tuple[int, int] = (0, 0)
     """Σ (CVA + LF + MM) over open positions, by lane."""
     margin_pending: tuple[int, int] = (0, 0)
@@ -248,12 +251,6 @@ class Books:
             return seq, self.bytes_sent[lane]
         counted = last.trader_seq if lane is Lane.TRADER else last.solver_seq
         return seq - counted, self.bytes_sent[lane] - last.bytes_sent[lane]
-
-    @property
-    def trading_open(self) -> bool:
-        """Whether both lanes' accepted collateral reaches the terms' minimum."""
-        (trader, solver), least = self.collaterals, self.terms.minima
-        return trader >= max(1, least[0]) and solver >= max(1, least[1])
 
     @property
     def flat(self) -> bool:

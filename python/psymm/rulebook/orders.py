@@ -240,7 +240,7 @@ def ask_replace(account: LiveAccount, said: OrderCancelReplaceRequest) -> None:
         expire_time=said.expire_time,
     )
     # The replacement must pass an order's checks now, even if the solver still has to agree.
-    before = account.mark
+    before = len(account.log)
     _replace(account, order, wanted)
     if order.status is OrderStatus.PENDING:
         return

@@ -61,16 +61,10 @@ _AT_LIMIT: Final = (
 NO_TIME: Final = 0
 """The legal time of a frame that does not move the clock."""
 MOST_UNCOVERED: Final = 128
-"""Most uncovered solver frames; beyond them only Heartbeats are valid (``spec.md`` 67)."""
+"""Most uncovered solver frames (``spec.md`` 67).
+
+Beyond them only Heartbeats are valid, and no frame moves the clock."""
 _NOT_YET: Final = (m.NewOrderMultileg, m.Funding, m.Liquidation)
-
-
-def beyond(account: Books, entry: RuledFrame) -> bool:
-    """Whether this solver frame is beyond the limit of uncovered frames (``spec.md`` 67).
-
-    Such a frame does not move the clock, and is a violation unless it is a Heartbeat.
-    """
-    return entry.seq - account.trader_covers > MOST_UNCOVERED
 
 
 def judge(
@@ -107,7 +101,7 @@ def judge(
         violation = violated("dated-ahead", sent=entry.sending_time, seen=noticed).violation
     else:
         advance(account, entry, legal_time)
-        advanced = account.mark
+        advanced = len(account.log)
         try:
             rule(account, entry, inputs, facts, named)
         except RuleBroken as refused:
@@ -125,18 +119,19 @@ def advance(account: LiveAccount, entry: RuledFrame, legal_time: int) -> None:
     The clock is the maximum of all legal times so far, so it never goes back.
     """
     trader, solver = account.bytes_sent
+    clock = max(account.clock, legal_time)
     if entry.lane is Lane.TRADER:
-        account.trader_seq = entry.seq
-        account.trader_covers = entry.peer_seq
-        account.bytes_sent = (trader + entry.size, solver)
+        account.assign(
+            trader_seq=entry.seq,
+            trader_covers=entry.peer_seq,
+            bytes_sent=(trader + entry.size, solver),
+            clock=clock,
+        )
     else:
-        account.solver_seq = entry.seq
-        account.bytes_sent = (trader, solver + entry.size)
-    if legal_time > account.clock:
-        account.clock = legal_time
-        # Before the message is judged: what has expired by now can no longer be hit or filled.
-        if legal_time > account.next_expiry:
-            _expire(account, legal_time)
+        account.assign(solver_seq=entry.seq, bytes_sent=(trader, solver + entry.size), clock=clock)
+    # Before the message is judged: what has expired by now can no longer be hit or filled.
+    if clock > account.next_expiry:
+        _expire(account, clock)
     if account.alive is not None:
         settlement.release_freeze(account)
 
@@ -170,8 +165,8 @@ def rule(  # noqa: C901
     # It claims to cover a frame that its signer cannot have seen (``spec.md`` 66).
     if entry.unseen:
         refuse("covers-ahead", stated=entry.unseen, seen=entry.peer_seq)
-    beats = isinstance(said, m.Heartbeat)
-    if entry.lane is Lane.SOLVER and not beats and beyond(account, entry):
+    uncovered = entry.seq - account.trader_covers if entry.lane is Lane.SOLVER else 0
+    if uncovered > MOST_UNCOVERED and not isinstance(said, m.Heartbeat):
         refuse("too-many-uncovered", covered=account.trader_covers, most=MOST_UNCOVERED)
     # Permission first: a message that the lane may not send now must not be looked at further.
     _admit(account, entry, said)

@@ -51,11 +51,13 @@ from psymm.rulebook.checkpoint import NO_MARK, Named
 from psymm.rulebook.events import Event, Fault, Ruling, is_fault
 from psymm.rulebook.inputs import ChainFacts, ReplayInputs, RuledFrame
 from psymm.rulebook.live_account import LiveAccount
-from psymm.rulebook.rules import NO_TIME, beyond, judge
+from psymm.rulebook.rules import MOST_UNCOVERED, NO_TIME, judge
 from psymm.rulebook.violation import FactsBehind, Violation
 from psymm.terms import Terms
 
 _NEVER_UNDONE: Final = 2**64
+_LONG: Final = 256
+"""The length at which the undo log is trimmed."""
 
 
 @dataclass(slots=True)
@@ -239,9 +241,9 @@ class FrameSequence:
         first, account = min(late), self.account
         # The account before the first late frame is right: nothing before it was late.
         account.undo_to(events[first].mark)
-        self._low = min(self._low, account.mark)
+        self._low = min(self._low, len(account.log))
         for i in range(first, len(events)):
-            event, mark = events[i], account.mark
+            event, mark = events[i], len(account.log)
             violation = judge(
                 account, event.entry, event.legal_time, self.inputs, self.facts, event.named
             )
@@ -295,7 +297,7 @@ class FrameSequence:
         if not end or events[end - 1].entry.seq != covers:
             # It lies before the checkpoint at which this replay began.
             return checkpoint.UNKNOWN
-        return Named(events[end].mark if end < len(events) else self.account.mark, firm)
+        return Named(events[end].mark if end < len(events) else len(self.account.log), firm)
 
     def write_out(self, named: Named) -> None:
         """Make the snapshot that a UCP may name."""
@@ -308,9 +310,9 @@ class FrameSequence:
         """Judge a frame and keep it as an event. If it raises FactsBehind, nothing has changed."""
         account, named = self.account, self.named
         # More than 128 uncovered: the frame moves no clock and is never decided (``spec.md`` 67).
-        if entry.lane is Lane.SOLVER and beyond(account, entry):
+        if entry.lane is Lane.SOLVER and entry.seq - account.trader_covers > MOST_UNCOVERED:
             legal_time = NO_TIME
-        said, mark = entry.message, account.mark
+        said, mark = entry.message, len(account.log)
         if isinstance(said, Checkpoint):
             self.write_out(named)
         try:
@@ -362,7 +364,7 @@ class FrameSequence:
         found = (a for a in offered if point is not None and a.solver_seq == point.solver_seq)
         return next(found, None)
 
-    def sent_at(self, seq: int, saved: SavedState | None) -> int:
+    def sent_at(self, saved: SavedState | None, seq: int) -> int:
         """The sendingTime of a solver frame that no trader frame in effect covers.
 
         saved: where to look, if not now.
@@ -386,7 +388,7 @@ class FrameSequence:
         if base:
             self._low = _NEVER_UNDONE
         return SavedState(
-            self.account.mark,
+            len(self.account.log),
             self.events,
             len(self.events),
             self.named,
@@ -403,12 +405,17 @@ class FrameSequence:
         return not saved.base or self._low >= saved.mark
 
     def forget(self) -> None:
-        """Trim the undo log. No saved state may be in use."""
+        """Trim the undo log, if it is long. No saved state may be in use."""
+        if len(self.account.log) < _LONG:
+            return
         # Nothing will be undone from before the named account and the first undecided frame.
-        oldest = self.events[0].mark if self.events else self.account.mark
+        oldest = self.events[0].mark if self.events else len(self.account.log)
         if self.named.account is None and NO_MARK < self.named.mark < oldest:
             oldest = self.named.mark
         self.account.forget(oldest)
+        self.events = [event._replace(mark=event.mark - oldest) for event in self.events]
+        if self.named.mark != NO_MARK:
+            self.named.mark -= oldest
 
     def restore(self, saved: SavedState) -> None:
         self.events = saved.events
@@ -426,7 +433,7 @@ class FrameSequence:
         self.account.undo_to(self._low)
         events = self.events = list(saved.events)
         for i in range(bisect_left(events, self._low, key=lambda event: event.mark), len(events)):
-            event, mark = events[i], self.account.mark
+            event, mark = events[i], len(self.account.log)
             judge(self.account, event.entry, event.legal_time, self.inputs, self.facts, event.named)
             events[i] = event._replace(mark=mark)
         self._low = _NEVER_UNDONE

@@ -10,8 +10,9 @@ applied stays. Otherwise it is undone. So each frame is judged once, unless lane
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from psymm.messages import JsonError, Message, encode
@@ -182,7 +183,7 @@ class Replay:
     def _at_base(self, name: str) -> Any:
         """A field of ``account``, without a snapshot of it."""
         saved, account = self._base(), self._sequence.account
-        return account.was(account.mark if saved is None else saved.mark, name)
+        return account.was(len(account.log) if saved is None else saved.mark, name)
 
     @property
     def disputed(self) -> Account | None:
@@ -313,9 +314,10 @@ class Replay:
     def _seen(self, entry: RuledFrame) -> RuledFrame:
         """The entry, covering no more than its signer can have seen then (``spec.md`` 66)."""
         if entry.lane is Lane.TRADER:
-            saved = self._base() or self._sequence
-            floor = self._pending[-1].peer_seq if self._pending else saved.trader_covers
-            sent = self._sent_at
+            saved = self._base()
+            covers = self._sequence.trader_covers if saved is None else saved.trader_covers
+            floor = self._pending[-1].peer_seq if self._pending else covers
+            sent: Callable[[int], int] = partial(self._sequence.sent_at, saved)
         else:
             floor = self._pending[0].seq - 1 if self._pending else self._heads[0]
             sent = self._pending_at
@@ -330,10 +332,6 @@ class Replay:
         )
         return entry._replace(peer_seq=floor + seen, unseen=entry.peer_seq)
 
-    def _sent_at(self, seq: int) -> int:
-        """The sendingTime of a solver frame that no trader frame in effect covers."""
-        return self._sequence.sent_at(seq, self._base())
-
     def _pending_at(self, seq: int) -> int:
         """The sendingTime of a pending trader frame."""
         return self._pending[seq - self._pending[0].seq].sending_time
@@ -342,7 +340,8 @@ class Replay:
 
     def _try_traders(self, stated: RuledFrame) -> _Trial:
         entry = self._seen(stated)
-        self._project()
+        if self._pending:
+            self._project()
         saved = self._sequence.save(base=self._ahead is None)
         rulings: list[Ruling] = []
         on_top = True
@@ -364,10 +363,10 @@ class Replay:
         # The projection assumes exactly this, so it can stay.
         on_top = self._covers_all_in_time(entry)
         rest: list[RuledFrame] = []
-        if on_top:
-            self._project()
-        else:
+        if not on_top:
             self._undo_ahead()
+        elif self._pending:
+            self._project()
         saved = self._sequence.save(base=self._ahead is None)
         try:
             if not on_top:

@@ -16,13 +16,14 @@ from psymm.rulebook.account import Lane, LiveOrder, NoteState, Position, Price
 from psymm.rulebook.books import NEVER, Account
 from psymm.rulebook.live_account import LiveAccount
 from psymm.rulebook.money import margins
-from psymm.terms import Instrument
+from psymm.terms import Instrument, Terms
 
 
 class Totals(TypedDict):
     """The fields of an account that are sums over its tables; see ``Books``."""
 
     collaterals: tuple[int, int]
+    trading_open: bool
     margin_locked: tuple[int, int]
     margin_pending: tuple[int, int]
     traders_upnl: int
@@ -111,6 +112,7 @@ def put_note(account: LiveAccount, note: NoteState) -> None:
     """Set a note. Notes are few and rarely change, so they are summed anew."""
     account.put(account.notes, note.commitment, note)
     account.collaterals = _collaterals(account.notes)
+    account.trading_open = _suffices(account.terms, account.collaterals)
 
 
 def totals_of(account: Account) -> Totals:
@@ -132,6 +134,7 @@ def totals_of(account: Account) -> Totals:
         upnl += position.profit(account.mark_of(position))
     return Totals(
         collaterals=_collaterals(account.notes),
+        trading_open=_suffices(account.terms, _collaterals(account.notes)),
         margin_locked=locked,
         margin_pending=pending,
         traders_upnl=upnl,
@@ -156,6 +159,13 @@ def _collaterals(notes: Mapping[bytes, NoteState]) -> tuple[int, int]:
         if note.accepted:
             by_lane[note.lane] += note.amount
     return by_lane[Lane.TRADER], by_lane[Lane.SOLVER]
+
+
+def _suffices(terms: Terms, collaterals: tuple[int, int]) -> bool:
+    """Whether both lanes' collateral reaches the terms' minimum."""
+    return all(
+        put_up >= max(1, least) for put_up, least in zip(collaterals, terms.minima, strict=True)
+    )
 
 
 def _moved(total: tuple[int, int], instrument: Instrument, was: int, now: int) -> tuple[int, int]:

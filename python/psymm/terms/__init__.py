@@ -51,6 +51,7 @@ from psymm.terms.document import (
 
 __all__ = [
     "NANOSECONDS",
+    "RULES",
     "SCHEMA",
     "UNIT",
     "ChainRef",
@@ -74,6 +75,8 @@ __all__ = [
 ]
 
 SCHEMA: Final = "psymm-terms/1"
+RULES: Final = "1"
+"""The version of the rulebook that this program follows (``spec.md`` 9)."""
 _MAX_BYTES: Final = 131_072
 _MAX_INSTRUMENTS: Final = 256
 _MAX_SIGNERS: Final = 16
@@ -256,12 +259,14 @@ class Terms:
     """The terms.
 
     Attributes:
+        rules: the version of the rulebook that the custody follows (``spec.md`` 9).
         force_close_gap: the share of the price that a forced close costs.
         end_date: nanoseconds since the epoch; from then on either side may close at the oracle's
             price.
         document: the bytes that are hashed. Two terms are equal iff their documents are.
     """
 
+    rules: Text = field(default=RULES, compare=False)
     chain: ChainRef = field(compare=False)
     collateral: CollateralTerms = field(compare=False)
     instruments: tuple[Instrument, ...] = field(compare=False)
@@ -346,6 +351,9 @@ def _check(terms: Terms) -> None:
     def unsound(rule: str, **values: object) -> None:
         raise TermsUnsound(rule, **values)
 
+    # Another version may rule anything else otherwise, so nothing below would be known to hold.
+    if terms.rules != RULES:
+        raise TermsUnknownVersion(found=f"rules {ascii(terms.rules)[:80]}", known=f"rules {RULES}")
     chain, collateral, times = terms.chain, terms.collateral, terms.timeouts
     if chain.confirmations < 1:
         unsound("an event needs at least the block that holds it", confirmations=0)
@@ -368,9 +376,13 @@ def _check(terms: Terms) -> None:
     if times.skew >= times.acknowledgement:
         unsound("the skew is not below the acknowledgement timeout")
     _check_oracle(terms.oracle)
-    for limit in dataclasses.fields(terms.limits):
-        if getattr(terms.limits, limit.name) <= 0:
-            unsound("a limit is zero", limit=limit.name)
+    _check_limits(terms.limits)
+
+
+def _check_limits(limits: Limits) -> None:
+    for limit in dataclasses.fields(limits):
+        if getattr(limits, limit.name) <= 0:
+            raise TermsUnsound("a limit is zero", limit=limit.name)
 
 
 def _check_oracle(oracle: Oracle) -> None:

@@ -133,8 +133,14 @@ class RulebookLedger:
 
     def arrived(self, entry: RecordedFrame) -> Sequence[Ruling]:
         """Step a frame that is on the record now; see `Rulebook.arrived`."""
+        if not self._waiting:
+            try:
+                return self._step(entry)
+            # Nothing has changed. This frame and all later ones wait for `learn_fact`, in order.
+            except FactsBehind:
+                pass
         self._waiting.append(entry)
-        return self._drain()
+        return ()
 
     def refuses(
         self,
@@ -200,6 +206,10 @@ class RulebookLedger:
         """A checkpoint is final when each lane covers the other's UCP: covered frames stay on the
         record, no matter which key is revoked."""
         replay = self._replay
+        # Usually nothing has changed, by frames that are pending neither.
+        seen = replay.latest.checkpoint
+        if seen is None or (self._point is not None and seen.said == self._point.said):
+            return
         last = replay.checkpoint
         if last is None or (self._point is not None and last.said == self._point.said):
             return
@@ -261,8 +271,18 @@ class RulebookLedger:
                 return account
         return None
 
-    def _step(self, entry: RuledFrame) -> Sequence[Ruling]:
+    def _step(self, recorded: RecordedFrame) -> Sequence[Ruling]:
         """Step the next frame. Raises as `Replay.step_entry`; then nothing has changed."""
+        frame, bad = recorded.frame, recorded.bad_payload
+        entry = RuledFrame(
+            LANES[frame.lane],
+            frame.seq,
+            frame.peer_seq,
+            frame.sending_time,
+            len(frame.payload),
+            recorded.message,
+            None if bad is None else bad.code,
+        )
         # Check it before it is pending: it may have to wait for its fact.
         if entry.lane is Lane.TRADER and isinstance(entry.message, ChainFact):
             self._replay.dry_run(entry)
@@ -272,8 +292,7 @@ class RulebookLedger:
         """The violations among rulings. We leave out what was ruled again because of another frame
         that was late: that is nobody's fault, so there is nothing to reject."""
         # After a trader frame too: it may cover the solver's UCP.
-        if self._replay.checkpoint is not None:
-            self._look_for_checkpoint()
+        self._look_for_checkpoint()
         for one in rulings:
             if one.violation is not None:
                 return [one for one in rulings if one.violation is not None and not one.again]
@@ -304,20 +323,8 @@ class RulebookLedger:
         """Step the waiting frames as far as the known facts allow. Returns the violations."""
         broken: list[Ruling] = []
         while self._waiting:
-            entry = self._waiting[0]
-            bad = entry.bad_payload
-            ruled = RuledFrame(
-                LANES[entry.frame.lane],
-                entry.frame.seq,
-                entry.frame.peer_seq,
-                entry.frame.sending_time,
-                len(entry.frame.payload),
-                entry.message,
-                None if bad is None else bad.code,
-            )
             try:
-                rulings = self._step(ruled)
-            # Nothing has changed. This frame and all later ones wait for `learn_fact`, in order.
+                rulings = self._step(self._waiting[0])
             except FactsBehind:
                 break
             self._waiting.popleft()
