@@ -167,7 +167,9 @@ class BoundedStream(trio.abc.Stream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """As the inner stream's. Raises BrokenResourceError when the peer has overstepped."""
         while True:
-            data = await self._read(max_bytes)
+            # Whether the next byte begins a message, so that the library holds none in part.
+            between = not (self._payload_left or self._header or self._fragments)
+            data = await self._read(max_bytes, between=between)
             if not data:
                 self.ended.set()
                 return data
@@ -175,7 +177,7 @@ class BoundedStream(trio.abc.Stream):
             if self._opening is not None:
                 self._open(data)
             else:
-                if self._take is not None and self._is_between():
+                if self._take is not None and between:
                     data = await self._give(data, self._take)
                 if data:
                     self._count(data)
@@ -187,7 +189,7 @@ class BoundedStream(trio.abc.Stream):
             if data:
                 return data
 
-    async def _read(self, max_bytes: int | None) -> bytes:
+    async def _read(self, max_bytes: int | None, *, between: bool) -> bytes:
         most = self.bounds.unread_bytes
         # Wait for the reader only if it has a message to take. One message alone must fit.
         while most is not None and self._unread and self.unread_bytes > most:
@@ -197,7 +199,7 @@ class BoundedStream(trio.abc.Stream):
             raise trio.BrokenResourceError from None
         try:
             poller = self._poller
-            if poller is not None and poller.members > 1 and self._is_between():
+            if poller is not None and poller.members > 1 and between:
                 return await self._polled_bytes(poller)
             if self._tcp is None:
                 return bytes(await self._inner.receive_some(max_bytes))
@@ -268,10 +270,6 @@ class BoundedStream(trio.abc.Stream):
         if self._poller is not None and self._polled >= 0:
             self._poller.unregister(self._polled)
         self._polled = -1
-
-    def _is_between(self) -> bool:
-        """Whether the next byte begins a message, so that the library holds none in part."""
-        return not (self._payload_left or self._header or self._fragments)
 
     async def _give(self, data: bytes, take: Callable[[bytes], Awaitable[None]]) -> bytes:
         """Give whole binary messages at the beginning of `data` to `take`. Returns the rest."""
