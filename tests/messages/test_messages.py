@@ -28,6 +28,8 @@ def _scalar(rule: FieldRule) -> st.SearchStrategy[object]:
             return WORDS
         case "int":
             return st.integers(0, 2**64 - 1)
+        case "bool":
+            return st.booleans()
         case "uint":
             return st.integers(0, 2**128 - 1)
         case "decimal":
@@ -71,6 +73,7 @@ def _least(cls: type[Message] | type[GroupEntry]) -> dict[str, object]:
                 "str": "word",
                 "hex": bytes(limits.get("length", 1)),
                 "hexdata": b"\x01",
+                "bool": True,
             }.get(rule.wire.kind, 1)
     return made
 
@@ -202,6 +205,12 @@ def test_a_field_has_its_name_in_the_fix_dictionary() -> None:
         (b'{"MsgType":"0","TestReqID":"\\ud800"}', "lone-surrogate"),
         (b'{"MsgType":"0"}{}', "trailing-bytes"),
         (b'{"MsgType":"UCP","AccountHash":"0x00","SolverSeq":"1","TraderSeq":"1"}', "bad-hex"),
+        (
+            b'{"MsgType":"UCP","SolverSeq":"1","AccountHash":"0x'
+            + b"00" * 32
+            + b'","TraderSeq":"1","TraderPayout":"1","SolverPayout":"1","Flat":"Y"}',
+            "not-canonical",
+        ),
     ],
 )
 def test_a_payload_that_is_not_the_vocabulary_s_is_refused_by_name(

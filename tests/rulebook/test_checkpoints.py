@@ -21,9 +21,11 @@ from rulebook_scene import (
     SOLVER_NOTE,
     START,
     TRADER_NOTE,
+    UNITS,
     Scene,
     WrittenFrame,
     accepts,
+    dec,
     limit,
     logon,
     make_terms,
@@ -33,16 +35,28 @@ from rulebook_scene import (
 )
 from test_properties import EVENTS, TERMS, Party, solvers_idea, traders_idea
 
-from psymm.messages import Checkpoint, ExecType, Heartbeat, Message, Reject, encode
+from psymm.messages import (
+    Checkpoint,
+    ExecType,
+    Heartbeat,
+    JsonError,
+    Message,
+    Reject,
+    decode,
+    encode,
+)
 from psymm.rulebook import (
     Account,
     AccountRefused,
     Lane,
+    Price,
     Replay,
     first_difference,
     restore,
 )
-from psymm.rulebook.checkpoint import answer, offer
+from psymm.rulebook.checkpoint import answer, naming, offer
+from psymm.rulebook.live_account import LiveAccount
+from psymm.rulebook.totals import put_price
 from psymm.terms import NANOSECONDS, Limits, Terms
 
 T_NS = 10 * NANOSECONDS
@@ -98,8 +112,6 @@ def test_a_checkpoint_is_in_force_when_both_lanes_have_named_it(scene: Scene, fi
 
 
 def scene_message(scene: Scene, lane: int, seq: int) -> Message:
-    from psymm.messages import decode
-
     (frame,) = (f for f in scene.frames if (f.lane, f.seq) == (lane, seq))
     return decode(frame.payload)
 
@@ -115,6 +127,68 @@ def test_another_hash_is_a_wrong_checkpoint(scene: Scene) -> None:
     found = scene.violation_of_solver(said, "wrong-checkpoint")
     assert scene.replay.disputed is not None
     assert ("known", "0x" + scene.replay.disputed.hash.hex()) in found.values
+
+
+def test_rule_13_a_checkpoint_states_what_the_account_would_pay(scene: Scene) -> None:
+    scene.opened("2", "1000")
+    scene.cover()
+    said = right(scene)
+    at = scene.replay.named().account
+    assert at is not None
+    both = sum(at.collaterals)
+    assert (said.trader_payout, said.solver_payout) == at.payouts_now
+    assert said.trader_payout + said.solver_payout == both
+    assert not said.flat
+    for wrong in (
+        {"trader_payout": said.trader_payout + 1, "solver_payout": said.solver_payout - 1},
+        {"flat": True},
+    ):
+        scene.violation_of_solver(replace(said, **wrong), "wrong-checkpoint")
+    assert scene.solver(said) is None
+    scene.trader(replace(said, trader_payout=said.trader_payout + 1))
+    ruling = scene.cover()[0]
+    assert ruling.violation is not None
+    assert ruling.violation.name == "wrong-checkpoint"
+    assert scene.trade(said) is None
+    assert scene.account.checkpoint is not None
+
+
+def test_rule_13_positions_count_at_the_prices_in_effect(scene: Scene) -> None:
+    scene.opened("2", "1000")
+    live = LiveAccount(scene.account)
+    put_price(live, "BTC", Price(price=dec("1100"), timestamp=live.clock))
+    at = live.snapshot()
+    assert at.upnl(Lane.TRADER) == dec("200")
+    assert at.payouts_now[0] == at.payouts[0] + 200 * UNITS
+    put_price(live, "BTC", Price(price=dec("1"), timestamp=live.clock))
+    worst = live.snapshot()
+    assert sum(worst.payouts_now) == sum(worst.collaterals)
+
+
+def test_rule_13_flat_says_that_nothing_is_open(scene: Scene) -> None:
+    assert right(scene).flat
+    scene.trade(limit("o"))
+    scene.trader(Heartbeat())
+    scene.cover()
+    assert not right(scene).flat
+
+
+def test_rule_13_a_checkpoint_has_one_form(scene: Scene) -> None:
+    said = right(scene)
+    payload = encode(said)
+    fields = json.loads(payload)
+    for other in (
+        json.dumps(fields).encode(),
+        json.dumps(
+            dict([*list(fields.items())[:1], *list(fields.items())[:0:-1]]), separators=(",", ":")
+        ).encode(),
+    ):
+        assert decode(payload) == said
+        with pytest.raises(JsonError) as refused:
+            decode(other)
+        assert refused.value.code == "not-canonical"
+        scene.violation_of_solver(other, "malformed")
+    assert scene.solver(payload) is None
 
 
 def test_an_answer_with_another_hash_is_a_wrong_checkpoint(scene: Scene) -> None:
@@ -290,7 +364,7 @@ def test_a_frame_found_late_is_not_named_by_an_account_that_others_were_ruled_on
     assert not scene.replay.named().firm
     assert offer(scene.account, scene.replay.named()) is None
     at = scene.replay.named().account
-    said = Checkpoint(account_hash=at.hash, solver_seq=at.solver_seq, trader_seq=at.trader_seq)
+    said = naming(at)
     assert scene.solver(said) is None
     assert scene.account.offer is None
 
@@ -317,7 +391,7 @@ def test_a_frame_void_by_the_date_of_one_before_it_is_not_behind_a_checkpoint(
     at = scene.replay.named().account
     assert at is not None
     assert at.solver_seq == named
-    said = Checkpoint(account_hash=at.hash, solver_seq=named, trader_seq=at.trader_seq)
+    said = replace(naming(at), solver_seq=named)
     assert scene.solver(said) is None
     scene.trade(said)
     assert scene.account.checkpoint is None
@@ -372,7 +446,8 @@ class Talker(Party):
             covers = None
         if rng.randint(0, 5) == 0:
             at = account
-            said = Checkpoint(
+            said = replace(
+                naming(at),
                 account_hash=rng.choice(
                     [at.hash, bytes(32), said.account_hash if said else b"\x01" * 32]
                 ),

@@ -321,6 +321,12 @@ def test_what_a_solver_has_shown_that_it_holds_stays_acknowledged() -> None:
     show_heads(pair, replace(earlier, trader_seq=unseen, trader_digest=bytes(32)))
     assert trader.acknowledged == sent
     assert not trader.final_ack_owed, "nothing has ended"
+    # The trader's heads are numbers of its own lane: to the solver they acknowledge nothing.
+    pair.disconnect()
+    pair.connect()
+    pair.deliver()
+    covered = solver.record.heads[TRADER].peer_seq
+    assert solver.acknowledged == covered < solver.record.head(TRADER).seq
 
 
 def test_the_same_inputs_give_the_same_effects() -> None:
@@ -401,6 +407,26 @@ def test_what_a_send_released_is_kept_whatever_is_wrong_with_its_message() -> No
     assert isinstance(reject, Reject)
     pair.pass_time(2 * SECOND)
     assert agree(pair)
+
+
+def test_a_frame_dated_ahead_takes_effect_at_its_time_and_not_at_the_next_heartbeat() -> None:
+    pair, ahead = trading(), 4 * SECOND
+    pair.now += ahead
+    wanted = order(pair, "1")
+    pair.perform(pair.trader, sign_anyhow(pair, wanted))
+    pair.now -= ahead
+    pair.deliver()
+    assert len(pair.solver.heard(HeldBack)) == 1
+
+    def received() -> bool:
+        return pair.solver.heard(FrameReceived)[-1].entry.message == wanted
+
+    due = pair.now + ahead - TERMS.timeouts.skew
+    assert pair.solver.protocol.next_tick(pair.now) == due
+    pair.perform(pair.solver, pair.solver.protocol.tick(due - 1))
+    assert not received()
+    pair.perform(pair.solver, pair.solver.protocol.tick(due))
+    assert received()
 
 
 def sign_anyhow(pair: ProtocolPair, message: NewOrderSingle) -> Effects:

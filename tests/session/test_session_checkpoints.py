@@ -32,6 +32,7 @@ from psymm.messages import (
     encode_text,
 )
 from psymm.rulebook import Lane
+from psymm.rulebook.checkpoint import naming
 from psymm.session.protocol import (
     CheckpointInForce,
     Disagreed,
@@ -442,9 +443,7 @@ async def test_a_forged_hash_is_rejected_and_only_its_liar_s_account_is_asked_fo
         await trio.sleep(3)
         account = await stage.agreed()
         named = stage.far.protocol.state.rulebook._replay.named().account  # type: ignore[attr-defined]
-        lie = Checkpoint(
-            account_hash=b"\x01" * 32, solver_seq=named.solver_seq, trader_seq=named.trader_seq
-        )
+        lie = replace(naming(named), account_hash=b"\x01" * 32)
         sign_unchecked(stage.far, lie)
         rejected = await stage.desk.listeners[0].until(
             lambda event: event if isinstance(event, PeerRejected) else None

@@ -327,7 +327,7 @@ class Storm:
         for side in self.sides.values():
             self.kill(side)
         self.judge.look()
-        self.judge.same()
+        self.judge.same(self.settled)
         print(
             f"  round {self.round}, {phase}: agreed after {time.monotonic() - began:.1f} s;"
             f" kills so far {[side.kills for side in self.sides.values()]},"

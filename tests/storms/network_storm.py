@@ -56,9 +56,10 @@ from psymm.messages import Heartbeat, NewOrderSingle, Resume, decode_text, encod
 from psymm.nursery import open_block_nursery
 from psymm.rulebook import OrderStatus
 from psymm.session.protocol import CheckpointInForce, Event, Resumed, Stopped
+from psymm.session.runtime.interpreter import BACKLOG
 from psymm.session.runtime.ledger import RulebookLedger
 from psymm.session.runtime.party import LocalParty
-from psymm.session.runtime.runner import BACKLOG, SessionRunner
+from psymm.session.runtime.runner import SessionRunner
 from psymm.session.runtime.solver import SolverServer
 from psymm.session.runtime.trader import Backoff, ConnectionLost
 from psymm.session.runtime.transport import Socket, WebSocket, over_streams

@@ -4,13 +4,15 @@ It reads both journals after each death, and what each process was about to put 
 holds that
 - one (custody, lane, seq) has one digest and one form, for ever;
 - what a process puts on the wire is in its journal;
-- what the peer's journal holds of a lane is in that lane's own journal.
+- what the peer's journal holds of a lane is in that lane's own journal;
+- in peace both journals hold the same frames, but for a solver's last cover (see `Judge.same`).
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections import Counter
+from collections.abc import Collection
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +20,12 @@ from typing import Final
 
 from psymm._core import Frame
 from psymm.journal.rounds import frames_of
-from psymm.transcript.agreement import CustodyAgreement
+from psymm.messages import Heartbeat, encode
+from psymm.transcript.agreement import SOLVER, CustodyAgreement
 
 Key = tuple[bytes, int, int]
 SIDES: Final = ("trader", "solver")
+_HEARTBEAT: Final = encode(Heartbeat())
 
 
 class StormFailed(Exception):
@@ -52,6 +56,7 @@ class Judge:
         self.lanes: Counter[tuple[bytes, int]] = Counter()
         self.tapped = 0
         self._domains: dict[bytes, bytes] = {}
+        self._heartbeats: set[Key] = set()
 
     def look(self) -> None:
         """Read what is new, receivers first, so that an author's journal is never behind."""
@@ -78,11 +83,22 @@ class Judge:
             heads[lane] = max(heads[lane], seq)
         return {custody: (heads[0], heads[1]) for custody, heads in found.items()}
 
-    def same(self) -> None:
-        """Both journals hold the same frames of every custody. Raises StormFailed."""
+    def same(self, ended: Collection[str]) -> None:
+        """Both journals hold the same frames of every custody. Raises StormFailed.
+
+        A trader leaves an ended custody once it knows that its last frame has arrived. It waits for
+        no cover of it. So the solver may hold one Heartbeat more, its last frame.
+
+        Args:
+            ended: the ids of ended custodies, in hexadecimal.
+        """
         near, far = (self.sides[name] for name in SIDES)
         for key in near.held.keys() ^ far.held.keys():
-            raise StormFailed(f"one side holds {_show(key)} and the other does not")
+            custody, lane, seq = key
+            last = (custody, lane, seq + 1) not in far.held
+            cover = lane == SOLVER and key in far.held and key in self._heartbeats and last
+            if not cover or custody.hex() not in ended:
+                raise StormFailed(f"one side holds {_show(key)} and the other does not")
 
     # --- reading ----------------------------------------------------------------------------
 
@@ -115,6 +131,8 @@ class Judge:
                     key = (custody, lane, seq)
                     self._see(key, digest, raw)
                     side.held[key] = digest
+                    if frame.payload == _HEARTBEAT:
+                        self._heartbeats.add(key)
                     if lane != side.lane:
                         self.sides[SIDES[lane]].owed.add(key)
 

@@ -232,7 +232,13 @@ def decode(payload: bytes) -> Message:
     vocabulary in its one valid form; never anything else.
     """
     mapping = _RECORD.parse(payload)
-    return from_mapping(_RECORD_TYPES[str(mapping["MsgType"])], mapping)
+    message = from_mapping(_RECORD_TYPES[str(mapping["MsgType"])], mapping)
+    # A contract rebuilds a checkpoint's payload from its values (`spec.md` 13).
+    if type(message) is Checkpoint and encode(message) != payload:
+        fault = JsonError("a checkpoint's fields are not in their one order")
+        fault.code = "not-canonical"
+        raise fault
+    return message
 
 
 def encode(message: Message) -> bytes:

@@ -36,6 +36,7 @@ from psymm.messages.wire import (
     Count,
     Digest,
     Entries,
+    Flag,
     Flow,
     GroupEntry,
     Id,
@@ -371,11 +372,18 @@ class CollateralResponse(Message):
 @message("UCP", Flow.RECORD)
 class Checkpoint(Message):
     """The account's hash after solver frame ``SolverSeq``, which covers trader frame
-    ``TraderSeq``."""
+    ``TraderSeq``; what it would pay then, and whether nothing is open.
+
+    Positions count at the prices in effect. Its payload has one order of fields only, so that a
+    contract can rebuild it from the values (`spec.md` 13, 22).
+    """
 
     account_hash: Digest
     solver_seq: Count
     trader_seq: Count
+    trader_payout: Units
+    solver_payout: Units
+    flat: Flag
 
 
 @message("UPY", Flow.RECORD, Flow.TEXT)

@@ -60,6 +60,8 @@ Nanoseconds = Annotated[int, Wire("int")]
 """Nanoseconds since the epoch."""
 Seconds = Annotated[int, Wire("int")]
 """Seconds: a duration (HeartBtInt), or since the epoch (Deadline, which a contract reads)."""
+Flag = Annotated[bool, Wire("bool")]
+"""Yes or no: Y or N on the wire."""
 Units = Annotated[int, Wire("uint")]
 """An amount of a token in its smallest unit, below 2**128."""
 Amount = Annotated[int, Wire("decimal")]
@@ -268,7 +270,7 @@ def is_exact(value: Message) -> bool:
 
 
 _types: dict[type, tuple[tuple[str, type | None], ...]] = {}
-_PYTHON = {"str": str, "int": int, "uint": int, "decimal": int, "udecimal": int}
+_PYTHON = {"str": str, "bool": bool, "int": int, "uint": int, "decimal": int, "udecimal": int}
 
 
 def _types_of(cls: type[Message]) -> tuple[tuple[str, type | None], ...]:

@@ -242,6 +242,8 @@ class CheckpointOffer:
         solver_seq: the named account is the one after this solver frame.
         trader_seq: the trader's last frame in that account.
         bytes_sent: what each lane had sent by then.
+        payouts: what the named account would pay then, in token units.
+        flat: whether nothing is open in it.
         covered_at: the clock when the other lane first covered the offer.
     """
 
@@ -251,6 +253,8 @@ class CheckpointOffer:
     solver_seq: int
     trader_seq: int
     bytes_sent: tuple[int, int]
+    payouts: tuple[int, int]
+    flat: bool
     covered_at: int | None = None
 
 

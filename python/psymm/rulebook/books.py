@@ -221,6 +221,18 @@ class Books:
         to_trader = self.reserve(Lane.TRADER) + clamped // scale
         return to_trader, self.collateral(Lane.TRADER) + self.collateral(Lane.SOLVER) - to_trader
 
+    @property
+    def payouts_now(self) -> tuple[int, int]:
+        """``payouts`` if every position closed at the prices in effect, without fees.
+
+        A checkpoint states them (``spec.md`` 13). On a flat account they are the payouts.
+        """
+        scale = self.terms.token_scale
+        trader, solver = self.equity(Lane.TRADER), self.equity(Lane.SOLVER)
+        clamped = max(0, min(trader, trader + solver))
+        to_trader = self.reserve(Lane.TRADER) + clamped // scale
+        return to_trader, self.collateral(Lane.TRADER) + self.collateral(Lane.SOLVER) - to_trader
+
     def margin(self, symbol: str, lane: Lane, quantity: int, price: int) -> int:
         """CVA + LF + MM of a quantity at a price, each rounded up."""
         return margins(self.instrument(symbol), quantity * price)[lane]

@@ -3,7 +3,8 @@
 A UCP of one lane offers a checkpoint. A UCP of the other lane that names the same puts it in force.
 
 A UCP names the account after the last solver frame that the trader covers, at the place where the
-UCP takes effect. It states that solver frame, what the frame covers, and the account's hash. At
+UCP takes effect. It states that solver frame, what the frame covers, the account's hash, and what
+the account would pay then, so that a contract can pay by it without a vote (``spec.md`` 22). At
 most one offer is open at a time, and it stays open until it is answered, at any time. If offers
 cross, the solver's counts and the trader's is ignored: the solver's lane sequences, so its offer
 came first.
@@ -62,7 +63,7 @@ def agree(account: LiveAccount, entry: RuledFrame, said: Checkpoint, named: Name
     offer = account.offer
     if offer is not None and offer.lane is not entry.lane:
         if (said.solver_seq, said.trader_seq) == (offer.solver_seq, offer.trader_seq):
-            _check_hash(said, offer.account_hash)
+            _check_said(said, answer(account, entry.lane))
             _in_force(account, entry, offer)
             return
         # Two offers crossed: ignore the trader's. It is no violation, since it could not know.
@@ -75,7 +76,7 @@ def agree(account: LiveAccount, entry: RuledFrame, said: Checkpoint, named: Name
         return
     if (said.solver_seq, said.trader_seq) != (at.solver_seq, at.trader_seq):
         refuse("checkpoint-misplaced", solver_seq=at.solver_seq, trader_seq=at.trader_seq)
-    _check_hash(said, at.hash)
+    _check_said(said, naming(at))
     # A replay from there would lack an offer or checkpoint made between the two frames.
     if at.offer is not None or at.checkpoint != account.checkpoint:
         refuse("checkpoint-misplaced", last=account.checkpoint and account.checkpoint.solver_seq)
@@ -91,12 +92,22 @@ def agree(account: LiveAccount, entry: RuledFrame, said: Checkpoint, named: Name
         solver_seq=at.solver_seq,
         trader_seq=at.trader_seq,
         bytes_sent=at.bytes_sent,
+        payouts=at.payouts_now,
+        flat=at.flat,
     )
 
 
-def _check_hash(said: Checkpoint, known: bytes) -> None:
-    if said.account_hash != known:
-        refuse("wrong-checkpoint", solver_seq=said.solver_seq, named=said.account_hash, known=known)
+def _check_said(said: Checkpoint, known: Checkpoint | None) -> None:
+    """Check that a UCP says of the account what we know of it."""
+    if said != known and known is not None:
+        refuse(
+            "wrong-checkpoint",
+            solver_seq=said.solver_seq,
+            named=said.account_hash,
+            known=known.account_hash,
+            trader_payout=known.trader_payout,
+            solver_payout=known.solver_payout,
+        )
 
 
 def _in_force(account: LiveAccount, entry: RuledFrame, offer: CheckpointOffer) -> None:
@@ -154,6 +165,22 @@ def answer(account: Books, lane: Lane) -> Checkpoint | None:
         account_hash=offer.account_hash,
         solver_seq=offer.solver_seq,
         trader_seq=offer.trader_seq,
+        trader_payout=offer.payouts[0],
+        solver_payout=offer.payouts[1],
+        flat=offer.flat,
+    )
+
+
+def naming(at: Account) -> Checkpoint:
+    """The UCP that names this account."""
+    trader, solver = at.payouts_now
+    return Checkpoint(
+        account_hash=at.hash,
+        solver_seq=at.solver_seq,
+        trader_seq=at.trader_seq,
+        trader_payout=trader,
+        solver_payout=solver,
+        flat=at.flat,
     )
 
 
@@ -166,7 +193,7 @@ def offer(account: Books, named: Named) -> Checkpoint | None:
         return None
     if not all(at.logged_on):
         return None
-    return Checkpoint(account_hash=at.hash, solver_seq=at.solver_seq, trader_seq=at.trader_seq)
+    return naming(at)
 
 
 # --- an account from its bytes ------------------------------------------------------------------

@@ -155,7 +155,7 @@ class SessionView:
     @property
     def final_ack_owed(self) -> bool:
         """Whether the custody has ended and its solver may lack frames of ours."""
-        return self.state.lifecycle.settled is not None and final_ack.is_owed(self.state)
+        return final_ack.is_owed(self.state)
 
     @property
     def acknowledged(self) -> int:

@@ -94,6 +94,7 @@ _FORM: Final = frozenset(
         "bad-bool",
         "bad-count",
         "lone-surrogate",
+        "not-canonical",
         "trailing-bytes",
         "too-deep",
     )
