@@ -110,15 +110,15 @@ class Rounds:
             while True:
                 if not self._waiting:
                     await self._more.sleep()
-                await self._journal.yield_to_commit()
                 # Wait if the disk is behind: what this round stores would only queue up.
+                await self._journal.yield_to_commit()
                 inlets, claims = list[Inlet](), list[Claim]()
                 while self._waiting and len(inlets) < MOST_TOGETHER:
                     inlets.append(self._waiting.popleft())
                     inlets[-1].add_claims(claims)
                 await self._verifier.prefetch(claims)
-                now = self._clock.now_ns()
                 # One reading of the clock for all: they arrived at about the same moment.
+                now = self._clock.now_ns()
                 for inlet in inlets:
                     inlet.receive(now)
                 if self._waiting:
@@ -152,7 +152,7 @@ class Inlet:
         self._item = item
         # A lone connection skips the round: there is nothing to gather.
         if self._rounds.inlets == 1:
-            await self._rounds.receive_alone(self)  # There is nothing to gather.
+            await self._rounds.receive_alone(self)
         else:
             self._rounds.add(self)
 
