@@ -21,7 +21,7 @@ from psymm.custody.prover import Prover
 from psymm.custody.store import NoteStore
 from psymm.journal.committer import Change
 from psymm.journal.writer import Journal
-from psymm.session.runtime.solver import SolverServer
+from psymm.session.runtime.solver_sessions import SolverSessions
 from psymm.session.runtime.transport import WebSocket
 from psymm.sockets.bounded import BoundedStream
 from psymm.sockets.poller import Poller
@@ -125,7 +125,7 @@ def instrument(reaper: Reaper, tap: Callable[[bytes], None]) -> None:
         _around(Journal, name, name, reaper)
     _around(NoteStore, "_do", "store", reaper)
     _around(Prover, "prove", "proof", reaper)
-    _around(SolverServer, "open", "accept", reaper)
+    _around(SolverSessions, "open", "accept", reaper)
     _around(psymm.session.runtime.trader, "load_session", "load_session", reaper)
     _around(psymm.session.runtime.solver_sessions, "load_session", "load_session", reaper)
     _append(reaper)
