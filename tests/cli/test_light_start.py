@@ -28,6 +28,7 @@ print(*sorted({name.split(".")[0] for name in sys.modules}), file=sys.stderr)
         "deposit --help",
         "trade --help",
         "solver --help",
+        "oracle --help",
         "wallet address",
         "journal check",
         "transcript list",

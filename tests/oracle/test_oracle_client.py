@@ -173,20 +173,25 @@ async def test_memory_holds_the_recent_rounds_alone() -> None:
         clock[0] = NOW + 2 * RECENT * STEP
         await honest(*range(1, RECENT + 20))(socket, after)
 
-    async with rogue(serve) as endpoint:
-        async with open_oracle(oracle(endpoint), now=lambda: clock[0]) as client:
-            with trio.fail_after(PATIENCE_S):
-                await client.wait_newer(NOW + (RECENT + 18) * STEP)
-            assert len(client._recent) == RECENT
+    async with (
+        rogue(serve) as endpoint,
+        open_oracle(oracle(endpoint), now=lambda: clock[0]) as client,
+    ):
+        with trio.fail_after(PATIENCE_S):
+            await client.wait_newer(NOW + (RECENT + 18) * STEP)
+        assert len(client._recent) == RECENT
 
 
 async def test_history_is_what_all_signers_have_together() -> None:
-    async with rogue(history(1, 2, 5)) as one, rogue(history(2, 3)) as two:
-        async with client_of(one, two) as client:
-            found = await client.history(NOW + 2 * STEP, NOW + 5 * STEP)
-            assert found == [round_at(step) for step in (2, 3, 5)]
-            with pytest.raises(ValueError, match="at most"):
-                await client.history(0, (MOST_HISTORY + 1) * STEP)
+    async with (
+        rogue(history(1, 2, 5)) as one,
+        rogue(history(2, 3)) as two,
+        client_of(one, two) as client,
+    ):
+        found = await client.history(NOW + 2 * STEP, NOW + 5 * STEP)
+        assert found == [round_at(step) for step in (2, 3, 5)]
+        with pytest.raises(ValueError, match="at most"):
+            await client.history(0, (MOST_HISTORY + 1) * STEP)
 
 
 def history(*steps: int) -> Serve:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -30,6 +31,7 @@ from psymm.cli.feed import load_series
 from psymm.oracle.client import OracleClient, open_oracle
 from psymm.oracle.rounds import RoundLeaf, SignedRound, round_digest, signers_of
 
+PAGE = Path(__file__).parents[2] / "docs/oracle.md"
 FreePort = Callable[[], int]
 
 
@@ -54,6 +56,28 @@ async def take(client: OracleClient, after: int, many: int) -> list[SignedRound]
         while len(found) < many:
             found.append(await client.next_after(found[-1].timestamp if found else after))
     return found
+
+
+def run_page(signers: list[SignerHome]) -> int:
+    """Run the page's example, as printed, for three moments; how many rounds were whole."""
+    marker = "<!-- the tests run this block as printed: prices.py -->\n```python\n"
+    code = PAGE.read_text().partition(marker)[2].partition("\n```\n")[0]
+    program = signers[0].path / "prices.py"
+    program.write_text(code)
+    named = [f"{one.key.address}={one.endpoint}" for one in signers]
+    deployment = signers[0].home / "deployment.json"
+    with subprocess.Popen(
+        [sys.executable, str(program), str(deployment), "2", *named],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as running_page:
+        assert running_page.stdout is not None
+        moments: dict[str, set[str]] = {}
+        while len(moments) < 3:
+            moment, feed, *_ = running_page.stdout.readline().split()
+            moments.setdefault(moment, set()).add(feed)
+        running_page.kill()
+    return sum(feeds == {"sp500:Close", "OIL"} for feeds in moments.values())
 
 
 def votes(one: SignerHome) -> dict[int, bytes]:
@@ -93,6 +117,7 @@ async def test_rule_41_three_signers_agree_on_the_real_series(
             signed.round.prove("OIL").check(signed.root)
             signed.round.prove_absent("BTC/USD").check(signed.root, "BTC/USD")
             assert len(who_signed(signed)) >= 2
+        assert run_page(signers) >= 2
         assert [
             one.stop(number)
             for one, number in zip(
