@@ -116,7 +116,7 @@ class RoundAgreed:
 
 
 @dataclass(frozen=True, slots=True)
-class ProposalRefused:
+class RoundRefused:
     """We do not sign a peer's proposal."""
 
     signer: str
@@ -139,7 +139,7 @@ class SignerConvicted:
     signatures: tuple[bytes, bytes]
 
 
-AgreementEffect: TypeAlias = SignRound | RoundAgreed | ProposalRefused | SignerConvicted
+AgreementEffect: TypeAlias = SignRound | RoundAgreed | RoundRefused | SignerConvicted
 
 
 @dataclass(slots=True)
@@ -285,7 +285,7 @@ class Agreement:
             if reason is None:
                 effects.append(self._sign(at, moment, moment.rounds[root], proposed=False))
                 break
-            effects.append(ProposalRefused(signer, at, reason))
+            effects.append(RoundRefused(signer, at, reason))
         return effects
 
     def _sign(

@@ -43,8 +43,8 @@ from psymm.oracle.agreement import (
     Ballot,
     Countersignature,
     Proposal,
-    ProposalRefused,
     RoundAgreed,
+    RoundRefused,
     SignerConvicted,
     SignRound,
     Tolerance,
@@ -298,7 +298,7 @@ class OracleService:
                 case RoundAgreed(signed):
                     self._statistics.agreed += 1
                     await self._keep(signed)
-                case ProposalRefused(signer, timestamp, reason):
+                case RoundRefused(signer, timestamp, reason):
                     self._statistics.refused += 1
                     if self._limit.allows(signer):
                         log.warning(
