@@ -129,6 +129,21 @@ async def test_a_heartbeat_that_answers_another_question_or_none_acknowledges_no
         assert stage.near.protocol.final_ack_owed
 
 
+async def test_a_solver_that_lives_on_and_takes_no_last_frame_is_dialled_anew(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with scene(tmp_path) as stage:
+        await stage.open()
+        await settled(stage)
+        stage.wires[-1].bend = lambda message: (
+            [message] if isinstance(message, str) and "ended-" not in message else []
+        )
+        with trio.fail_after(300):
+            await stage.heard.until(lambda event: isinstance(event, Delivered) or None)
+        assert len(stage.wires) == 2
+        assert await alike(stage)
+
+
 async def test_a_trader_that_died_with_its_last_frame_unsent_brings_it_in_its_next_life(
     tmp_path: Path, autojump_clock: Clock
 ) -> None:
