@@ -18,6 +18,9 @@ point; in the last round a phase goes on for up to EXTRA kills until that is so.
 opens too few custodies for that.
 
 --short leaves settlement and withdrawal out, because they need proofs.
+
+This file is long because the supervisor, its phases and its report are one program, which is read
+from top to bottom when a storm has failed.
 """
 
 from __future__ import annotations
