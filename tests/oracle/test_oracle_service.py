@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from oracle_scene import CHAIN_ID, CONTRACTS, DOMAIN, KEYS, STEP
 
 import psymm.oracle.broadcast
+import psymm.sockets.admission
 from psymm._core import SecretKey
 from psymm.oracle.agreement import Ballot, Countersignature, Proposal, Tolerance
 from psymm.oracle.broadcast import RING, RoundBroadcast
@@ -87,6 +88,7 @@ async def running(
     store: OracleStore | None = None,
     source: Fixed | None = None,
     now: Callable[[], int] = time.time_ns,
+    connections: int = 1024,
 ) -> AsyncIterator[tuple[OracleService, str]]:
     """A signer of three, or alone with a threshold of one; its service and endpoint."""
     many = 1 if threshold == 1 else 3
@@ -95,6 +97,7 @@ async def running(
         SignerSet(tuple(key.address for key in KEYS[:many]), threshold),
         Tolerance(ONE // 100, 10**14),
         peers,
+        connections=connections,
     )
     with trio.fail_after(PATIENCE_S), store or store_of(path, number) as opened:
         service = OracleService(KEYS[number], config, opened, source or Fixed(), now)
@@ -226,6 +229,27 @@ async def test_ballots_are_for_signers_alone(tmp_path: Path) -> None:
             assert found.signed.round.leaves == (RoundLeaf("A", 100 * ONE),)
 
 
+async def test_strangers_do_not_take_the_place_of_a_peer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule 70. Who has a kept place and does not prove itself loses it; a signer has."""
+    monkeypatch.setattr(psymm.sockets.admission, "PROVE_S", 2.0)
+    async with (
+        running(tmp_path, {}, connections=8) as (_, endpoint),
+        AsyncExitStack() as stack,
+    ):
+        for _ in range(6):
+            await stack.enter_async_context(asking(endpoint, FollowRounds(0)))
+        peer = await stack.enter_async_context(asking(endpoint, proof(KEYS[1])))
+        stranger = await stack.enter_async_context(asking(endpoint, FollowRounds(0)))
+        with pytest.raises(ConnectionClosed):
+            await stranger.get_message()
+        # The peer came before the stranger and is still heard.
+        now = time.time_ns()
+        while decode_ballot(await peer.get_message()).timestamp < now:
+            pass
+
+
 async def test_a_follower_that_does_not_read_delays_no_other(tmp_path: Path) -> None:
     """Twenty followers never read; a client gets every round."""
     async with running(tmp_path, {}, threshold=1) as (_, endpoint), AsyncExitStack() as stack:
@@ -336,7 +360,9 @@ async def test_a_peer_that_floods_is_left_and_the_others_heard(tmp_path: Path) -
         nonlocal connections
         connections += 1
         at = time.time_ns() // STEP * STEP
-        text = encode_ballot(ballot(KEYS[1], OracleRound(at, (RoundLeaf("A", 1),)), whole=False))
+        # Large ones, which no limit on the number of small messages counts.
+        leaves = tuple(RoundLeaf(f"A{n:0>30}", ONE) for n in range(400))
+        text = encode_ballot(ballot(KEYS[1], OracleRound(at, leaves), whole=True))
         while True:
             await socket.send_message(text)
 
