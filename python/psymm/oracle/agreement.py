@@ -254,7 +254,7 @@ class Agreement:
                 continue
             moment = self._moments[at]
             effects += self._count(at, moment)
-            if not moment.agreed and moment.vote is None and at >= self._begins_ns:
+            if not moment.agreed and at >= self._begins_ns:
                 effects += self._vote(at, moment, now_ns)
         return effects
 
