@@ -17,8 +17,8 @@ from psymm.oracle.agreement import (
     Ballot,
     Countersignature,
     Proposal,
-    ProposalRefused,
     RoundAgreed,
+    RoundRefused,
     SignerConvicted,
     SignRound,
     Tolerance,
@@ -154,7 +154,7 @@ def test_it_signs_no_round_that_differs_from_its_own(theirs: OracleRound, why: s
     second = signer(1)
     second.begin(AT, reading(AT))
     refused = one(second.receive(ballot_of(KEYS[0], theirs, whole=True), AT))
-    assert isinstance(refused, ProposalRefused)
+    assert isinstance(refused, RoundRefused)
     assert refused.signer == KEYS[0].address
     assert why in refused.reason
     # It is said once, and then our own proposal takes its turn.

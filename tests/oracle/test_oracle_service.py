@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,10 +23,13 @@ from trio_websocket import (
 )
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "sockets"))
 
+from certificates import Authority
 from oracle_scene import CHAIN_ID, CONTRACTS, DOMAIN, KEYS, STEP
 
 import psymm.oracle.broadcast
+import psymm.sockets.admission
 from psymm._core import SecretKey
 from psymm.oracle.agreement import Ballot, Countersignature, Proposal, Tolerance
 from psymm.oracle.broadcast import RING, RoundBroadcast
@@ -56,6 +60,7 @@ from psymm.oracle.wire import (
     encode_request,
     peer_digest,
 )
+from psymm.sockets.tls import Certificate, client_context
 from psymm.storage import StorageError
 
 PATIENCE_S = 120
@@ -87,6 +92,8 @@ async def running(
     store: OracleStore | None = None,
     source: Fixed | None = None,
     now: Callable[[], int] = time.time_ns,
+    connections: int = 1024,
+    authority: Authority | None = None,
 ) -> AsyncIterator[tuple[OracleService, str]]:
     """A signer of three, or alone with a threshold of one; its service and endpoint."""
     many = 1 if threshold == 1 else 3
@@ -95,12 +102,18 @@ async def running(
         SignerSet(tuple(key.address for key in KEYS[:many]), threshold),
         Tolerance(ONE // 100, 10**14),
         peers,
+        connections=connections,
+        tls=None if authority is None else client_context(authority.file),
     )
     with trio.fail_after(PATIENCE_S), store or store_of(path, number) as opened:
         service = OracleService(KEYS[number], config, opened, source or Fixed(), now)
         async with trio.open_nursery() as nursery:
-            bound = await nursery.start(partial(service.serve, "127.0.0.1", port))
-            yield service, f"ws://127.0.0.1:{bound}"
+            certificate = None
+            if authority is not None:
+                files = authority.issue("signer")
+                certificate = Certificate(files.chain, files.key)
+            bound = await nursery.start(partial(service.serve, "127.0.0.1", port, tls=certificate))
+            yield service, f"{'ws' if certificate is None else 'wss'}://127.0.0.1:{bound}"
             nursery.cancel_scope.cancel()
 
 
@@ -226,6 +239,27 @@ async def test_ballots_are_for_signers_alone(tmp_path: Path) -> None:
             assert found.signed.round.leaves == (RoundLeaf("A", 100 * ONE),)
 
 
+async def test_strangers_do_not_take_the_place_of_a_peer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule 70. Who has a kept place and does not prove itself loses it; a signer has."""
+    monkeypatch.setattr(psymm.sockets.admission, "PROVE_S", 2.0)
+    async with (
+        running(tmp_path, {}, connections=8) as (_, endpoint),
+        AsyncExitStack() as stack,
+    ):
+        for _ in range(6):
+            await stack.enter_async_context(asking(endpoint, FollowRounds(0)))
+        peer = await stack.enter_async_context(asking(endpoint, proof(KEYS[1])))
+        stranger = await stack.enter_async_context(asking(endpoint, FollowRounds(0)))
+        with pytest.raises(ConnectionClosed):
+            await stranger.get_message()
+        # The peer came before the stranger and is still heard.
+        now = time.time_ns()
+        while decode_ballot(await peer.get_message()).timestamp < now:
+            pass
+
+
 async def test_a_follower_that_does_not_read_delays_no_other(tmp_path: Path) -> None:
     """Twenty followers never read; a client gets every round."""
     async with running(tmp_path, {}, threshold=1) as (_, endpoint), AsyncExitStack() as stack:
@@ -301,6 +335,17 @@ async def test_many_followers_read_old_rounds_a_few_at_a_time(
         assert most <= psymm.oracle.broadcast._READS_AT_ONCE
 
 
+async def test_signers_and_clients_speak_tls(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    async with (
+        running(tmp_path, {}, number=0, authority=authority) as (_, zero),
+        running(tmp_path, {KEYS[0].address: zero}, number=1, authority=authority) as (_, one),
+    ):
+        oracle_of = replace(oracle(one, threshold=2), tls=client_context(authority.file))
+        async with open_oracle(oracle_of, since=0) as client:
+            assert len((await client.next_after(0)).signatures) == 2
+
+
 # --- peers ------------------------------------------------------------------------------------
 
 
@@ -336,7 +381,9 @@ async def test_a_peer_that_floods_is_left_and_the_others_heard(tmp_path: Path) -
         nonlocal connections
         connections += 1
         at = time.time_ns() // STEP * STEP
-        text = encode_ballot(ballot(KEYS[1], OracleRound(at, (RoundLeaf("A", 1),)), whole=False))
+        # Large ones, which no limit on the number of small messages counts.
+        leaves = tuple(RoundLeaf(f"A{n:0>30}", ONE) for n in range(400))
+        text = encode_ballot(ballot(KEYS[1], OracleRound(at, leaves), whole=True))
         while True:
             await socket.send_message(text)
 
@@ -464,3 +511,13 @@ async def test_a_second_valid_round_of_a_moment_is_kept_as_a_proof(tmp_path: Pat
                 one.root for one in two
             }
         nursery.cancel_scope.cancel()
+
+
+async def test_a_clock_that_went_back_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = [time.time_ns()]
+    async with running(tmp_path, {}, threshold=1, now=lambda: clock[0]):
+        await trio.testing.wait_all_tasks_blocked(0.1)
+        clock[0] -= 3600 * STEP
+        await until(lambda: "clock-went-back" in caplog.text)

@@ -17,7 +17,7 @@ from psymm.api import connect, deliver_ended
 from psymm.errors import Disconnected, Leaving, SessionClosed
 from psymm.journal.codec import JournalledFrame
 from psymm.journal.writer import Journal
-from psymm.messages import ChainFact, Heartbeat, Message, decode
+from psymm.messages import ChainFact, Heartbeat, Message, decode, encode_text
 from psymm.session.protocol import Delivered, FrameSent, SessionStatus
 from psymm.session.runtime.party import load_session
 from psymm.session.runtime.trader import Backoff
@@ -113,6 +113,35 @@ async def test_the_last_heartbeat_of_a_settled_custody_is_resent_over_a_new_conn
         assert not await stage.trader.journal.undelivered()
 
     await lives.live(open_first=True, work=work)
+
+
+async def test_a_heartbeat_that_answers_another_question_or_none_acknowledges_nothing(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with scene(tmp_path) as stage:
+        await stage.open()
+        await settled(stage)
+        # Nothing more reaches the solver. Its own signs of life still come.
+        stage.far._connection.put(encode_text(Heartbeat()))  # type: ignore[union-attr]
+        stage.far._connection.put(encode_text(Heartbeat(test_req_id="another")))  # type: ignore[union-attr]
+        await trio.sleep(1)
+        assert stage.near.attached
+        assert stage.near.protocol.final_ack_owed
+
+
+async def test_a_solver_that_lives_on_and_takes_no_last_frame_is_dialled_anew(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with scene(tmp_path) as stage:
+        await stage.open()
+        await settled(stage)
+        stage.wires[-1].bend = lambda message: (
+            [message] if isinstance(message, str) and "ended-" not in message else []
+        )
+        with trio.fail_after(300):
+            await stage.heard.until(lambda event: isinstance(event, Delivered) or None)
+        assert len(stage.wires) == 2
+        assert await alike(stage)
 
 
 async def test_a_trader_that_died_with_its_last_frame_unsent_brings_it_in_its_next_life(

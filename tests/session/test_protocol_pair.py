@@ -1,4 +1,7 @@
-"""The session protocol driven by hand, as `protocol_pair` shows."""
+"""The session protocol driven by hand, as `protocol_pair` shows.
+
+This file is long because it drives each part of the protocol that no script reaches.
+"""
 
 from __future__ import annotations
 

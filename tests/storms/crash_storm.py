@@ -13,11 +13,14 @@ lives that are as far as those of an idle one.
 
 `storm_judge` holds all frames that were ever seen against the guarantees. After the kills of each
 round both run in peace until heads and accounts agree. At the end everything is settled on chain,
-and all tokens are counted. Somebody must have been killed at each point; in the last round a phase
-goes on for up to EXTRA kills until that is so.
+and all tokens are counted. In a storm of ENOUGH kills, somebody must have been killed at each
+point; in the last round a phase goes on for up to EXTRA kills until that is so. A shorter storm
+opens too few custodies for that.
 
---short leaves settlement and withdrawal out, because they need proofs. It has too few kills to
-reach all points.
+--short leaves settlement and withdrawal out, because they need proofs.
+
+This file is long because the supervisor, its phases and its report are one program, which is read
+from top to bottom when a storm has failed.
 """
 
 from __future__ import annotations
@@ -61,6 +64,7 @@ INSTANT_S: Final = {"open": 8.0, "trade": 0.8, "settle": 8.0, "withdraw": 8.0}
 BORN_S: Final = 0.1
 """Within this, a life has its journal open, unless the machine is busy."""
 MOST_SLOWED: Final = 10.0
+ENOUGH: Final = 300
 EXTRA: Final = 40
 """So many more kills of each side may a phase of the last round take to reach its points."""
 SHARES: Final = {"open": 0.09, "trade": 0.8, "settle": 0.08, "withdraw": 0.03}
@@ -267,7 +271,8 @@ class Storm:
     def blow(self, phase: str, kills: int) -> None:
         """Kill each side that many times."""
         goals = {side.name: side.kills + kills for side in self.sides.values()}
-        spare = dict.fromkeys(SIDES, 0 if self.short or self.round < self.rounds else EXTRA)
+        aims = self.wants_all_points and self.round == self.rounds
+        spare = dict.fromkeys(SIDES, EXTRA if aims else 0)
         while True:
             for side in self.sides.values():
                 reached = not side.pid and side.kills >= goals[side.name]
@@ -366,6 +371,10 @@ class Storm:
 
     # --- the end ----------------------------------------------------------------------------
 
+    @property
+    def wants_all_points(self) -> bool:
+        return self.kills >= ENOUGH and not self.short
+
     def points_missed(self) -> dict[str, list[str]]:
         """The points of all phases at which nobody was killed, by side."""
         missed = {
@@ -449,7 +458,7 @@ def storm(seed: int, kills: int, rounds: int, custodies: int, *, short: bool, ke
             try:
                 blowing.run()
                 blowing.count_tokens()
-                missed = {} if short else blowing.points_missed()
+                missed = blowing.points_missed() if blowing.wants_all_points else {}
                 if missed:
                     raise StormFailed(f"points that nobody was killed at: {missed}")
                 ended = True

@@ -25,7 +25,13 @@ from psymm.cli.options import (
 )
 from psymm.cli.output import Screen
 from psymm.cli.password import ask_password
-from psymm.cli.tls import ServerTls, endpoint_of, plain_option, server_tls_options
+from psymm.cli.tls import (
+    ServerTls,
+    client_tls_option,
+    endpoint_of,
+    server_tls_options,
+    trusted,
+)
 
 if TYPE_CHECKING:
     from psymm.cli.oracle_config import OracleSettings
@@ -38,7 +44,7 @@ if TYPE_CHECKING:
 @deployment_option
 @listen_option(9300)
 @server_tls_options
-@plain_option
+@client_tls_option
 @click.option(
     "--config",
     required=True,
@@ -61,6 +67,7 @@ def oracle(
     listen: tuple[str, int],
     endpoint: str | None,
     tls: ServerTls | None,
+    tls_ca: Path | None,
     plain: bool,
     config: Path,
     connections: int,
@@ -111,6 +118,7 @@ def oracle(
             },
             grid_ns=settings.grid_ns,
             plain=plain,
+            tls=trusted(tls_ca),
             connections=connections,
         )
         if deployment_file is not None:

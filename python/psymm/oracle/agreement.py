@@ -116,7 +116,7 @@ class RoundAgreed:
 
 
 @dataclass(frozen=True, slots=True)
-class ProposalRefused:
+class RoundRefused:
     """We do not sign a peer's proposal."""
 
     signer: str
@@ -139,7 +139,7 @@ class SignerConvicted:
     signatures: tuple[bytes, bytes]
 
 
-AgreementEffect: TypeAlias = SignRound | RoundAgreed | ProposalRefused | SignerConvicted
+AgreementEffect: TypeAlias = SignRound | RoundAgreed | RoundRefused | SignerConvicted
 
 
 @dataclass(slots=True)
@@ -254,7 +254,7 @@ class Agreement:
                 continue
             moment = self._moments[at]
             effects += self._count(at, moment)
-            if not moment.agreed and moment.vote is None and at >= self._begins_ns:
+            if not moment.agreed and at >= self._begins_ns:
                 effects += self._vote(at, moment, now_ns)
         return effects
 
@@ -285,7 +285,7 @@ class Agreement:
             if reason is None:
                 effects.append(self._sign(at, moment, moment.rounds[root], proposed=False))
                 break
-            effects.append(ProposalRefused(signer, at, reason))
+            effects.append(RoundRefused(signer, at, reason))
         return effects
 
     def _sign(

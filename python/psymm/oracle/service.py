@@ -43,8 +43,8 @@ from psymm.oracle.agreement import (
     Ballot,
     Countersignature,
     Proposal,
-    ProposalRefused,
     RoundAgreed,
+    RoundRefused,
     SignerConvicted,
     SignRound,
     Tolerance,
@@ -259,6 +259,9 @@ class OracleService:
         while True:
             now = self._now()
             step = now // self._config.grid_ns
+            if step < begun and self._limit.allows("clock-went-back"):
+                # Moments are signed in rising order, so nothing is signed until then.
+                log.warning("clock-went-back", extra={"steps": begun - step})
             if step > begun:
                 begun = step
                 moment = step * self._config.grid_ns
@@ -272,9 +275,20 @@ class OracleService:
                     "no-round",
                     extra={"steps": step - last_round, "peers": self._statistics.peers},
                 )
-            with trio.move_on_after((self._agreement.next_due(now) - self._now()) / _NS):
-                ballot = await self._ballots_out.receive()
-                await self._perform(self._agreement.receive(ballot, self._now()))
+            await self._hear((self._agreement.next_due(now) - self._now()) / _NS)
+
+    async def _hear(self, wait_s: float) -> None:
+        """Take the ballots that are here; if there are none, wait for one, at most so long."""
+        # Also where no time is left: a slow disk must not make us deaf.
+        ballots = [
+            self._ballots_out.receive_nowait()
+            for _ in range(self._ballots_out.statistics().current_buffer_used)
+        ]
+        if not ballots:
+            with trio.move_on_after(max(wait_s, 0)):
+                ballots = [await self._ballots_out.receive()]
+        for ballot in ballots:
+            await self._perform(self._agreement.receive(ballot, self._now()))
 
     def _read(self, moment: int) -> OracleRound | None:
         """Our own values for a moment; None if there are none."""
@@ -298,7 +312,7 @@ class OracleService:
                 case RoundAgreed(signed):
                     self._statistics.agreed += 1
                     await self._keep(signed)
-                case ProposalRefused(signer, timestamp, reason):
+                case RoundRefused(signer, timestamp, reason):
                     self._statistics.refused += 1
                     if self._limit.allows(signer):
                         log.warning(

@@ -22,7 +22,7 @@ from psymm.session.protocol.budget import MOST_AHEAD, SECOND
 from psymm.session.protocol.chain_facts import Citation
 from psymm.session.protocol.effects import CitationWaits, Effects, HeldBack
 from psymm.session.protocol.signing import send_reject
-from psymm.session.protocol.state import SessionState, arm
+from psymm.session.protocol.state import SessionState
 from psymm.transcript.record import RecordedFrame
 
 
@@ -51,9 +51,7 @@ def hold(s: SessionState, out: Effects, entry: RecordedFrame, now: int) -> bool:
         return False
     # Later frames wait, too: our cover names a number, and covers all frames up to it.
     s.held.append(entry)
-    s.attention = True
-    if s.connection is not None:
-        arm(s.connection, s.held[0].frame.sending_time - s.params.skew_ns)
+    s.attention = True  # So the deadlines are read anew, too.
     if len(s.held) == 1:
         tell(s, out, now)
     return True

@@ -69,11 +69,9 @@ class Guard(Protocol):
 
     def check(self, message: Message, now_ns: int) -> None:
         """Raises a SessionError if the message must not be signed."""
-        ...
 
     def signed(self, message: Message, now_ns: int) -> None:
         """The message was signed."""
-        ...
 
 
 class SessionRunner(EffectInterpreter):
@@ -206,11 +204,8 @@ class SessionRunner(EffectInterpreter):
                     nursery.start_soon(connection.send_queued)
                     # Until now `_due` was 0, which keeps alarms off. `perform` sets the first one.
                     self._due = NEVER
-                    self.perform(
-                        self.protocol.connected(
-                            self.clock.now_ns(), fresh=fresh, challenge=challenge
-                        )
-                    )
+                    now = self.clock.now_ns()
+                    self.perform(self.protocol.connected(now, fresh=fresh, challenge=challenge))
                     await self._read_all(connection, first)
                     connection.scope.cancel()
             if connection.bug is not None:
@@ -395,11 +390,8 @@ class SessionRunner(EffectInterpreter):
             while already := socket.received():
                 for message in already:
                     await self._take(connection, message)
-            socket.divert(
-                partial(self._take, connection),
-                self._rounds.poller,
-                partial(self._offer, connection),
-            )
+            take, offer = partial(self._take, connection), partial(self._offer, connection)
+            socket.divert(take, self._rounds.poller, offer)
         try:
             while True:
                 await self._take(connection, await socket.receive())
