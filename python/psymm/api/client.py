@@ -112,6 +112,7 @@ class VaultCollateral:
         direct = all(isinstance(one, DirectSender) for one in self._senders)
         needed = amount + (0 if direct else most_fee(terms, amount))
         async with self._looking:
+            # Whoever waited for the lock uses what the one before has read.
             looked, available = self._looked.get(token, (float("-inf"), 0))
             if trio.current_time() - looked > LOOK_S:
                 # Anybody may ask, so we do not read chain and file for each request.
@@ -138,6 +139,7 @@ class VaultCollateral:
         try:
             funded = await self._vault.fund(custody, token, amount, self._senders, max_fee=most)
         finally:
+            # The move has taken its notes, or has failed: the next question reads the store again.
             self._putting_up.pop(custody.id, None)
             self._looked.pop(token, None)
         return [funded.note]

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 DAY_S: Final = 86_400
 EVIDENCE_BYTES: Final = 884_736
 """The most evidence of one side that a court sees (`spec.md` 10 and 27)."""
+# `spec.md` 27: a reserve must cover all evidence and this many notices.
 NOTICES: Final = 4
 _ADDRESS: Final = re.compile("0x[0-9a-fA-F]{40}")
 SYMBOL_BYTES: Final = 64
@@ -323,6 +324,7 @@ class TraderPolicy:
         for signer in oracle.signers:
             if signer.lower() not in known:
                 yield PolicyRefused("oracle.signers", signer, "signers that you name")
+        # With half of them, two different roots of one round could both be signed (`spec.md` 41).
         if 2 * oracle.threshold <= len(oracle.signers):
             yield PolicyRefused(
                 "oracle.threshold",

@@ -130,6 +130,7 @@ class Session:
 
     def next_id(self, kind: str) -> str:
         """An id that no earlier frame of ours has: it follows from our lane's head."""
+        # Nothing waits between here and the signature, so no two calls get one id.
         return f"{kind}{self.runner.protocol.record.head(self.runner.lane).seq + 1}"
 
     async def next_change(

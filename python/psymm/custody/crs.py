@@ -78,6 +78,7 @@ def _make_dev(wanted: Reference) -> Path:
         if _is_whole(place, wanted):
             return place
     g1, g2 = dev_crs(POINTS)
+    # Proofs under another string are well formed, and only the contract refuses them.
     if g2 != wanted.g2:
         raise CrsInvalid("the verifiers are for another development string than this core makes")
     with translate_errors(kept):

@@ -68,12 +68,15 @@ async def verify_collateral(
     Raises CollateralNotListed, CollateralTooSmall and what `verify_opening` raises.
     """
     nullifiers = dict(listed)
+    # One note shown twice would count twice, and the account knows only the listed ones.
     shown = [opening.commitment for opening in openings]
     if len(set(shown)) != len(shown) or set(shown) != set(nullifiers):
         raise CollateralNotListed(listed=len(nullifiers), shown=len(set(shown)))
     notes: list[Note] = []
     for opening in openings:
         note = await verify_opening(opening, custody, token, tree)
+        # The rulebook finds a settlement's inputs by the listed nullifiers. With a false one no
+        # settlement could pass.
         if note.nullifier != nullifiers[note.commitment]:
             raise CollateralForeign(
                 "the listed nullifier is not the note's", commitment=note.commitment

@@ -120,6 +120,8 @@ class CtcPlan:
                 self.outputs[1].commitment(self.token),
             ),
             relayer=self.relayer,
+            # The contract wants relayer, token and fee, or none of them. So a free move does not
+            # show its token.
             fee_token=self.token if self.fee else ZERO_ADDRESS,
             fee=self.fee,
             deadline=self.deadline,

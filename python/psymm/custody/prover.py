@@ -120,6 +120,8 @@ class Prover:
             made = Proof(proof, shown, int(answer["witness_ms"]), int(answer["prove_ms"]))
         except (KeyError, ValueError, TypeError, AttributeError):
             raise ProverFailed("its answer is not a proof") from None
+        # The contract computes the public inputs itself, so a proof of others would only fail
+        # there.
         if list(shown) != list(expected):
             raise ProverFailed("it proved other public values than those asked for")
         if not proof or len(proof) % 32:
@@ -136,6 +138,8 @@ class Prover:
     async def _end(self) -> None:
         """End the process and its unfinished proof.  Not cut short by cancellation."""
         if self._process is not None and self._running:
+            # At the end of its input the process would first finish the proof that nobody waits
+            # for.
             self._process.terminate()
         await self.aclose()
 

@@ -124,6 +124,7 @@ def read_moves(database: sqlite3.Connection) -> list[Move]:
     ):
         number, kind, purpose, status, deadline, details, reason, reported = row
         public = details_of(details)
+        # Ours, and no part of the call, whose JSON has exactly the contract's fields.
         public.pop("_insteadOf", None)
         found.append(
             Move(

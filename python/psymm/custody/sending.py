@@ -328,6 +328,8 @@ class MoveTracker:
         """A move's PendingTransaction.  All tasks that wait for a move share one, so that each
         knows the replacements that another made."""
         found = self._pending.get(move.id)
+        # Another nonce means that the move has a new transaction: the old one watches a nonce that
+        # another transaction took.
         if found is None or found.newest.nonce != move.versions[-1].nonce:
             found = self._pending[move.id] = PendingTransaction(
                 self.chain,
@@ -360,6 +362,8 @@ class MoveTracker:
                 return pending
             except PSymmError as refused:
                 failed = refused
+                # A settlement stays: the other party may send it. A node that does not answer
+                # proves nothing.
                 if move.purpose != "settle" and not isinstance(refused, ChainDown | BadReply):
                     await self.release_if_void(move.id, sender, refused)
                 continue
@@ -377,6 +381,8 @@ class MoveTracker:
         ):
             return
         call = (await self._store.move(move)).call
+        # The notes of a call that names a relayer stay busy until its deadline: that relayer may
+        # have it, whatever it said.
         if call.relayer == ZERO_ADDRESS:
             await self._store.update(move, FAILED, reason=str(refused))
 
@@ -470,6 +476,8 @@ class MoveTracker:
         the file raises.
         """
         await self._tree.advance()
+        # Deadlines are judged by the newest block that counts. A newer block, or our clock, could
+        # call a move late that is mined in time and not deep enough yet.
         found, taken_back = await self._store.reconcile(self._tree, await self.counted_time_s())
         if taken_back:
             moves = [await self._store.move(one) for one in taken_back]
@@ -510,6 +518,8 @@ class MoveTracker:
             ]
             for _, move in sorted(gone, key=lambda one: one[0].nonce):
                 if move.status == DONE:
+                    # On disk before it is handed over: the tree shows nothing of an approval, so
+                    # only this makes a restart wait for it.
                     await self._store.update(move.id, SENT)
                 await self._pending_transaction(move).rebroadcast()
             # A node keeps a transaction waiting while a lower nonce is missing. Nonces that none of
@@ -541,6 +551,8 @@ class MoveTracker:
                     nursery.start_soon(self._resume, move, senders, patience_s)
 
     async def _resume(self, move: Move, senders: Sequence[Sender], patience_s: float) -> None:
+        # Settlements that are only signed are left out: their session holds both signatures and
+        # continues them.
         try:
             if move.sent is not None:
                 await self.wait_for_signed(move, patience_s)

@@ -229,8 +229,10 @@ def accept_settlement(
             inputs = (inputs[1], inputs[0])
     outputs = _outputs(payees, payouts, proposer, proposal.fee)
     token = notes[0].token
+    # If neither order gives the proposal, the comparison below names the field that differs.
     if proposal.commitments[0] != outputs[0].commitment(token):
         outputs = (outputs[1], outputs[0])
+    # We sign this plan, made of our own values. The proposal is only compared with it.
     plan = CtcPlan(inputs, empty, outputs, proposal.relayer, proposal.fee, proposal.deadline)
     settlement = PlannedSettlement(plan, payouts, proposer)
     ours = settlement.proposal

@@ -81,6 +81,8 @@ class SettlementMoves:
         # All of this is on disk before the signature exists. From then on the other party can have
         # the settlement mined, even if this process dies.
         await self._store.keep(note, counter)
+        # Another settlement of these notes gets NoteBusy until this one has ended. So our signature
+        # is never on two living ones that pay differently.
         async with self._consenting:
             if await self._settling(call) is None:
                 await self._reserve_for(settlement)
@@ -147,10 +149,13 @@ class SettlementMoves:
         timeout_s = time_left(timeout_s, MOVE_S)
         place = (self._deployment.chain_id, self._deployment.psymm)
         settlement.consent(*place, trader=signatures.trader, solver=signatures.solver)
+        # Signing again changes nothing, except that a store that was rebuilt from the chain gets
+        # the move back.
         await self.sign(settlement)
         move = await self._settling(settlement.call)
         if move is None:
             raise MoveFailed("settle", "it is not in the store")
+        # The other party may have had it mined already.
         if move.status == DONE:
             return CompletedMove(move.id, None, settlement.call, settlement.plan.fee, 0)
         awaited = settlement.call.commitments[0]

@@ -89,6 +89,8 @@ class NoteStore:
         """
 
         def work(database: sqlite3.Connection) -> list[int]:
+            # A counter is used up even if its move fails: what was signed with it may still be
+            # mined, and two notes of one counter would share a blinding.
             epoch, used = database.execute("SELECT epoch, used FROM owner").fetchone()
             database.execute("UPDATE owner SET used = ?", (used + how_many,))
             return [(epoch << 32) + used + at for at in range(how_many)]
@@ -167,6 +169,7 @@ class NoteStore:
                 ):
                     if instead_of is None or holder not in earlier_versions(database, instead_of):
                         raise NoteBusy(note.commitment, BUSY)
+            # On disk, so that after a restart the versions of one move still share their inputs.
             stored = {**details, "_insteadOf": instead_of} if instead_of else details
             # SQLite's integers have 64 bits, and a deadline in a call has 64 without a sign.
             last = None if deadline is None else min(deadline, (1 << 63) - 1)
@@ -338,6 +341,8 @@ class NoteStore:
         """Update a move's status from the tree.  True if it was done and is under way again."""
         if move.status == PLANNED or not move.outputs:
             return False
+        # A planned call was seen by nobody, so the chain says nothing about it. A move without
+        # outputs (an approval) leaves nothing in the tree: only its receipt ends it.
         status, reason = move.status, move.reason
         # Outputs before inputs: a move that is done has spent its inputs itself.
         if all(tree.leaf(one) is not None for one in move.outputs):
@@ -348,6 +353,7 @@ class NoteStore:
             status, reason = FAILED, "its deadline has passed"
         elif move.status == DONE:
             status, reason = SENT, ""  # a reorganisation took it back
+        # Other failed moves stay failed, unless the first test finds their outputs in the tree.
         elif move.status == FAILED and reason == "another move spent its notes":
             status, reason = SENT, ""  # a reorganisation took the other move back
         if (status, reason) != (move.status, move.reason):
@@ -395,6 +401,9 @@ async def open_store(view: ViewingKey, path: Path | None = None) -> NoteStore:
         except sqlite3.Error as failed:
             raise _refused(path, failed) from None
         try:
+            # One process only, from here to `aclose`: a second one would draw other counters but
+            # choose the same notes. FULL, because in WAL mode anything less can lose the last
+            # commits when power fails. A node may have the transaction that they record.
             database.execute("PRAGMA locking_mode=EXCLUSIVE")
             database.execute("PRAGMA journal_mode=WAL")
             database.execute("PRAGMA synchronous=FULL")
@@ -412,9 +421,12 @@ async def open_store(view: ViewingKey, path: Path | None = None) -> NoteStore:
                 # A copy of this file has the same numbers. So each opening draws new ones.
                 database.execute(
                     "UPDATE owner SET epoch = ?, used = ?",
+                    # 31 bits each: both make one counter, which SQLite keeps as a signed 64-bit
+                    # integer.
                     (secrets.randbits(31), secrets.randbits(31)),
                 )
                 database.execute(
+                    # We hold the file alone, so no living process is still signing these.
                     "UPDATE moves SET status = 'failed', reason = 'interrupted before it was "
                     "sent' WHERE status = 'planned'"
                 )

@@ -101,6 +101,7 @@ class ViewingKey:
     def blinding(self, custody_id: bytes, counter: int) -> bytes:
         """The blinding of the counter-th note.  A counter is never used twice."""
         info = b"pSymm blinding 1" + self._place + custody_id + counter.to_bytes(8, "big")
+        # Twice the field's length, so that the remainder is as good as uniform.
         wide = HKDFExpand(SHA256(), 64, info).derive(self.secret)
         return (int.from_bytes(wide, "big") % FIELD_MODULUS).to_bytes(32, "big")
 

@@ -58,6 +58,7 @@ def back_up(journal: Path, target: Path, now_ns: int) -> BackedUp:
                 copy.execute("PRAGMA journal_mode = DELETE")
                 copy.execute("PRAGMA synchronous = EXTRA")
                 made = _mark(target, copy, now_ns)
+            # Read back before it gets its name: what does not open must not pass for a backup.
             with closing(connect_reader(draft)):
                 pass
             sync_path(draft)

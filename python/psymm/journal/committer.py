@@ -142,6 +142,8 @@ class JournalCommitter(JournalTransactions):
             if not isinstance(change, Append):
                 self._light = self._light and change.light
         self._waiting.append((changes, then))
+        # Not while a thread has the connection (`_turn`), nor while callbacks of an earlier batch
+        # run (`_busy`): those must all run before any of ours.
         patience = max(QUICK_COMMIT_S, LONE_COMMIT_S)
         if (
             at_once

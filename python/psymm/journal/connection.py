@@ -105,6 +105,8 @@ def hold_journal(path: Path, create: bool) -> Iterator[int]:
             keep_database_private(path, create=False)
             if path.exists():
                 _free_here(path)
+            # The lock file first: it is there before the journal is, so two processes that both
+            # want to create the journal meet here.
             lock = _opened(held, path.with_name(path.name + ".lock"))
             _locked(path, lock)
             if not path.exists():
@@ -275,6 +277,7 @@ def _begin(path: Path, base: sqlite3.Connection, new: bool, lock: int) -> Journa
             (VERSION, secrets.token_bytes(16), secrets.token_bytes(16)),
         )
         base.execute("COMMIT")
+        # The file's name must survive a power loss, too: what it will hold is sent to peers.
         sync_path(path.parent)
     base.execute("PRAGMA synchronous = FULL")
     base.execute("PRAGMA foreign_keys = ON")
@@ -283,6 +286,7 @@ def _begin(path: Path, base: sqlite3.Connection, new: bool, lock: int) -> Journa
         raise JournalError("this file system cannot hold a WAL journal", journal=path, mode=mode)
     identity = _check(path, base)
     mark = read_high_water_mark(lock)
+    # Compared before it is written below: nothing else knows of frames that the file has lost.
     _check_mark(path, identity, mark)
     ours = mark is not None and mark.lineage == identity.lineage
     doubtful = not new and (not ours or (mark is not None and mark.doubtful))

@@ -140,6 +140,7 @@ def update_health(path: Path, base: sqlite3.Connection, custody: bytes, health: 
         for lane in (0, 1):
             seq, digest = newest.of(lane)
             if (custody if seq == 0 else frame_digest(path, base, custody, lane, seq)) != digest:
+                # Signing from here would reuse the numbers that are missing.
                 reached = held.heads.of(lane)[0]
                 raise JournalCorrupt(
                     "frames are still missing",
@@ -171,6 +172,8 @@ def _heads_checksum(held: HeldHeads) -> bytes:
         (
             held.custody,
             bytes([held.lane]),
+            # Under the checksum, so that a damaged byte cannot turn a backup into a custody that
+            # signs.
             held.health.encode(),
             held.frames.to_bytes(8),
             *(seq.to_bytes(8) + digest for seq, digest in (held.heads.trader, held.heads.solver)),

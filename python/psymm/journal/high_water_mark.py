@@ -53,6 +53,7 @@ class HighWaterMark:
 def read_high_water_mark(descriptor: int) -> HighWaterMark | None:
     """The high-water mark in an open file; None if there is none or it is damaged."""
     raw = os.pread(descriptor, _LENGTH, 0)
+    # A torn write counts as no mark: the journal then opens as doubtful, and never as proven.
     if len(raw) != _LENGTH or raw[:8] != MAGIC or sha256(raw[:57]).digest()[:15] != raw[57:]:
         return None
     boot = raw[40:56]

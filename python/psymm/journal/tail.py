@@ -59,6 +59,8 @@ async def tail(
     shown: tuple[str, str] | None = None
     while True:
         try:
+            # Before opening: if the file is replaced in between, the places differ and we open
+            # again.
             place = _place(path)
             async with open_journal_reader(path) as journal:
                 version: int | None = None

@@ -192,6 +192,8 @@ class JournalTransactions(JournalReader):
                     # A new list: if a write is refused, all are made again, each on its own.
                     frames[custody] = more if before is None else before + more
                     continue
+                # Changes keep their order: this one may read frames before it, as
+                # `to_revoke_frames` does.
                 for custody, gathered in frames.items():
                     self._append(base, custody, gathered)
                 frames.clear()
@@ -215,6 +217,8 @@ class JournalTransactions(JournalReader):
         try:
             # If the process dies in the commit, either number of frames may be right.
             if now != before:
+                # Revoked frames and forgotten strangers make the number smaller, so either may be
+                # the lower one.
                 write_high_water_mark(
                     self._lock,
                     known.lineage,

@@ -108,6 +108,7 @@ class NonceLane:
         self._ended = ended
         self._put: trio.MemorySendChannel[int]
         self._queued: trio.MemoryReceiveChannel[int]
+        # Unbounded here, because admission bounds what is under way (`RelayerConfig.queue`).
         self._put, self._queued = trio.open_memory_channel(math.inf)
 
     def put(self, number: int) -> None:
@@ -194,6 +195,7 @@ class NonceLane:
         call = call_from_json(send.kind, send.call)
         newest = read_signed(send.transactions[-1])
         try:
+            # Any version can be the mined one: a node may have kept an older one with a lower fee.
             receipt = await self._first_mined(send)
             if receipt is None:
                 receipt = await self._chain.wait(
@@ -298,6 +300,8 @@ class NonceLane:
                     continue  # its own task tracks it
                 # If the contract refuses it by now, it would cost gas for nothing; the empty
                 # transaction below takes its nonce.
+                # On the newest block, not the pending one: there our own transaction may have spent
+                # the notes already.
                 with suppress(RelayerRefusal):
                     await self._simulation.simulate_on(
                         call_from_json(send.kind, send.call), "latest"
@@ -325,8 +329,11 @@ class NonceLane:
             return
         plan, event = newest.prepared, "replacing"
         try:
+            # Not on the pending block: there our own transaction may have spent the call's notes.
             await self._simulation.simulate_on(call, "latest")
         except RelayerRefusal as refusal:
+            # Without data it is the empty transaction of an earlier round, which only needs a
+            # higher fee.
             if plan.data:
                 own = self._wallet.address
                 plan = await self._chain.prepare(own, own, b"", doing="giving a nonce up")
@@ -345,6 +352,7 @@ class NonceLane:
         self._statistics.mined += 1
         self._statistics.gas_spent_wei += receipt.cost_wei
         word = SendProgress("mined", receipt.tx_hash, receipt.block, receipt.gas_used)
+        # On disk before anybody is woken: clients that wait read the state from there.
         await trio.to_thread.run_sync(self._store.end, number, SendState.MINED, progress_json(word))
         log.info("mined", extra={"send": number, "tx": receipt.tx_hash, "gas": receipt.gas_used})
         self._ended(number)

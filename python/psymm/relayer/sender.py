@@ -278,6 +278,7 @@ class RelayerSender:
                     self._on_progress(progress)
                 if progress.status == "mined":
                     hash_ = progress.tx
+                # One deadline for all progress together: repeating "sent" gains a relayer no time.
                 wait_s = deadline - trio.current_time()
                 if hash_ is None and wait_s <= 0:
                     raise RelayerDead("the call was not mined in time", endpoint=endpoint)
@@ -313,6 +314,7 @@ class RelayerSender:
         for quote in found:
             if await self._can_pay(quote):
                 able.append(quote)
+                # Only of relayers that can pay: fakes must not decide what the usual fee is.
                 quoted[quote.relayer] = (now, quote.fee)
             else:
                 reasons[quote.relayer] = "its account cannot pay the gas of a move"
@@ -428,6 +430,7 @@ async def _conversation(
             async with dial_websocket(
                 endpoint, bounds=bounds, tls=tls, plain=plain, private=private
             ) as (socket, _stream):
+                # Only dialling is timed here. Each message has a time of its own.
                 opening.deadline = float("inf")
                 try:
                     yield socket

@@ -261,6 +261,7 @@ class RelayerService:
                     message = await socket.get_message()
                 if idle.cancelled_caught:
                     if running:
+                        # A client that waits for its call is not idle.
                         continue
                     return
                 if not self._may_ask(peers, len(message)):
@@ -311,6 +312,7 @@ class RelayerService:
         """Send a client each new state of a send until its end."""
         said: tuple[SendState, tuple[bytes, ...]] | None = None
         while True:
+            # The event before the state: a change between the two then wakes us.
             changed = self._changes.setdefault(number, trio.Event())
             send = await trio.to_thread.run_sync(self._store.get, number)
             if send is None:
@@ -327,6 +329,7 @@ class RelayerService:
         now = trio.current_time()
         for peer in peers:
             peer.asked_at = now
+        # First look, then take: an address over its own rate must not use up its network's share.
         if any(peer.requests.left(now) < 1 or peer.bytes.left(now) < size for peer in peers):
             return False
         return all(peer.requests.take(1, now) and peer.bytes.take(size, now) for peer in peers)
@@ -334,6 +337,8 @@ class RelayerService:
     def _forget_idle_peers(self) -> None:
         if len(self._known_peers) > 4 * self._config.connections:
             now = trio.current_time()
+            # After a minute without requests its buckets are full again, so forgetting it gives it
+            # nothing.
             self._known_peers = {
                 name: peer
                 for name, peer in self._known_peers.items()
@@ -362,6 +367,8 @@ class RelayerService:
         while self._quotes and self._quotes[0].valid_until_s < now_s:
             self._quotes.popleft()
         same_fees = self._quotes and self._quotes[-1].fees == terms.fees
+        # The newer quote of the same fees is valid for longer, so the list grows only when fees
+        # change.
         if same_fees:
             self._quotes.pop()
         self._quotes.append(terms)
@@ -394,6 +401,7 @@ class RelayerService:
         known = await self._known(digest, call)
         if known is not None:
             return known
+        # The checks from here on concern new calls only.
         token = call.fee_token
         if token not in self._config.prices:
             raise TokenRefused(token=token, taken=" ".join(self._config.prices))
@@ -429,6 +437,8 @@ class RelayerService:
                 call.conflict_keys,
             )
         for peer in peers:
+            # Nothing waits from the store to the lane. A client that goes just now must not leave a
+            # call on disk that the lane does not have.
             peer.under_way.add(send.id)
         self._owners[send.id] = peers
         place.keep()  # not for a known call: anybody could repeat that one for nothing
@@ -441,6 +451,7 @@ class RelayerService:
         """An earlier send of the same call that is under way or mined; its client gets the same
         answer again."""
         last = await trio.to_thread.run_sync(self._store.last, digest)
+        # A call that failed may be possible by now, so it is tried again.
         if last is None or last.state is SendState.FAILED:
             return None
         if last.state is SendState.MINED and not await self._pool.is_spent(call.nullifiers[0]):

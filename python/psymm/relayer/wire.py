@@ -152,6 +152,8 @@ _FIELDS: Final = {"queued": 1, "sent": 2, "mined": 4}
 
 def identity(call: Call) -> bytes:
     """32 bytes that are equal for two calls of the same move; proof and root do not count."""
+    # After a reorganisation the client proves the same move under another root. It is then still
+    # the same call, and its notes conflict with no other.
     body = {name: value for name, value in call.to_json().items() if name not in ("proof", "root")}
     return keccak256(json.dumps([call.kind, body], sort_keys=True).encode())
 
@@ -257,6 +259,7 @@ def _answered(text: str, id: str, read: Callable[[dict[str, Any]], T]) -> T:
     """An answer's content by `read`. Raises the RelayerRefusal in it, or RelayerLied."""
     try:
         body = _load(text)
+        # The refusal of a message that the relayer did not parse has no id.
         if (name := body.pop("id", None)) not in (id, ""):
             raise BadRequest("an answer to another request", id=_brief(name))
         if "error" not in body:

@@ -421,6 +421,8 @@ class Admission:
         for known in (self._peers, self._networks):
             if len(known) <= _REMEMBERED + self._standing + self._opening:
                 continue
+            # Oldest first. A flood of new addresses pushes out strangers before anybody who has
+            # proved something.
             idle = [block for block, peer in known.items() if not peer.present]
             idle.sort(key=lambda block: known[block].proved)
             for block in idle[: len(idle) // 2]:

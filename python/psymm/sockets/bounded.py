@@ -429,6 +429,7 @@ class BoundedStream(trio.abc.Stream):
 
     async def _say_goodbye(self, fault: PSymmError) -> None:
         """Send a close frame, if nothing of ours is half sent."""
+        # Before the opening has ended, a frame would land in the middle of HTTP.
         if self._sending or self._rest or self._opening is not None:
             return
         code = _TOO_BIG if isinstance(fault, MessageTooBig) else _AGAINST_POLICY

@@ -97,6 +97,8 @@ class Certificate:
     def _read(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        # Renegotiation would let a peer repeat the costly handshake on a connection that admission
+        # counts once. Compression shows by its lengths what is encrypted.
         context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
         try:
             _close_to_others(self.key)
