@@ -177,7 +177,7 @@ class Maker(Solver):
         await order.fill()
 
 
-def make_terms(open_quotes: int = 256) -> Terms:
+def make_terms() -> Terms:
     rates = Rates(cva=scaled("0.005"), lf=scaled("0.005"), mm=scaled("0.02"))
     return Terms(
         chain=ChainRef(id=CHAIN_ID, psymm=PSYMM, registry=REGISTRY),
@@ -200,7 +200,7 @@ def make_terms(open_quotes: int = 256) -> Terms:
         end_date=(time_ns() // YEAR_NS + 2) * YEAR_NS,
         tariff=Tariff(relayer_cap=0),
         # A lone session trades faster here than terms would let it.
-        limits=Limits(frames_per_second=10_000, open_quotes=open_quotes),
+        limits=Limits(frames_per_second=10_000),
     )
 
 

@@ -51,7 +51,6 @@ from psymm.session.protocol import (
 )
 from psymm.session.runtime.runner import SessionRunner
 from psymm.session.runtime.trader import ConnectionLost
-from psymm.terms import Limits
 from psymm.transcript.delegation import Delegation, DelegationRefused
 
 Clock = MockClock
@@ -150,7 +149,7 @@ async def test_keys_rotate_well_before_they_expire_with_orders_under_way(
 async def test_keys_rotate_before_their_numbers_run_out(
     tmp_path: Path, autojump_clock: Clock
 ) -> None:
-    lives = KeyedLives(tmp_path, limits=Limits(frames=40))
+    lives = KeyedLives(tmp_path, key_frames=40)
     async with lives.live() as stage:
         before = stage.near.protocol.record.head(0).seq
         for n in range(before, 38):

@@ -470,7 +470,9 @@ class SessionProtocol(SessionView):
         The order matters: release, agree on heads, change the key, reject, step, checkpoint.
         """
         s, connection = self.state, self.state.connection
-        if len(s.record) >= s.params.checkpoint_frames:
+        if len(s.record) >= s.params.checkpoint_frames or (
+            s.rulebook is not None and s.rulebook.near_limit
+        ):
             s.attention = True
         if not s.attention:
             # Business only: no step can be due, but a Reject must still go out first.
@@ -544,6 +546,7 @@ class SessionProtocol(SessionView):
             and not s.rulebook.offer_stands()
             and s.rulebook.disputed is s.checkpoints.seen_dispute
             and len(s.record) < s.params.checkpoint_frames
+            and not s.rulebook.near_limit
         )
 
 
