@@ -32,7 +32,8 @@ ENDLESS = 2**62
 
 
 def terms() -> Terms:
-    """Terms whose limits such a transcript does not reach."""
+    """Terms of the custody. The transcript has more frames than they allow without a checkpoint; it
+    is made to be verified, not ruled."""
     rates = Rates(cva=UNIT // 200, lf=UNIT // 200, mm=UNIT // 50)
     instrument = Instrument(
         symbol="BTC-USD",
@@ -54,7 +55,7 @@ def terms() -> Terms:
         instruments=(instrument,),
         end_date=4_102_444_800 * 10**9,
         tariff=Tariff(relayer_cap=0),
-        limits=Limits(frames_per_second=1_000_000, open_quotes=1_000_000),
+        limits=Limits(frames_per_second=1_000_000),
     )
 
 

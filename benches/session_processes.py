@@ -66,10 +66,6 @@ class Load:
     trades: int
 
 
-MOST_ALIVE: Final = 2_000
-"""Requests of a session at once: it trades some hundred times a second."""
-
-
 class OnItsWord:
     """Collateral without a chain: notes are what their openings say."""
 
@@ -123,7 +119,7 @@ class Maker(Solver):
         await order.fill()
 
 
-def make_terms(open_quotes: int = 256) -> Terms:
+def make_terms() -> Terms:
     rates = Rates(cva=scaled("0.005"), lf=scaled("0.005"), mm=scaled("0.02"))
     return Terms(
         chain=ChainRef(id=CHAIN_ID, psymm=PSYMM, registry=REGISTRY),
@@ -146,7 +142,7 @@ def make_terms(open_quotes: int = 256) -> Terms:
         end_date=(time_ns() // YEAR_NS + 2) * YEAR_NS,
         tariff=Tariff(relayer_cap=0),
         # A lone session trades faster here than terms would let it.
-        limits=Limits(frames_per_second=10_000, open_quotes=open_quotes),
+        limits=Limits(frames_per_second=10_000),
     )
 
 
@@ -187,7 +183,7 @@ async def solver_process(place: Path) -> None:
     """Serve until the standard input ends; each line on it is answered by what was used so far."""
     wallet = KeyWallet.generate()
     async with party_of(place / "solver.db", wallet) as party, trio.open_nursery() as nursery:
-        maker = Maker(party, make_terms(MOST_ALIVE), collateral=5_000)
+        maker = Maker(party, make_terms(), collateral=5_000)
         port = await nursery.start(maker.serve, "127.0.0.1", 0)
         say(port=port, key=wallet.public_key.hex())
         async for _ in lines():
@@ -218,7 +214,6 @@ async def traders_process(place: Path, port: int, key: bytes, load: Load) -> Non
                 expected=key,
                 collateral=2_000,
                 decimals=6,
-                policy=TraderPolicy(quotes=MOST_ALIVE),
             ) as session:
                 opening.release_on_behalf_of(token)
                 sessions.append(session)

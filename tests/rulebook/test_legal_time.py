@@ -23,6 +23,7 @@ from psymm.rulebook import (
     Replay,
     replay,
 )
+from psymm.rulebook.inputs import FRAME_BYTES
 from psymm.terms import NANOSECONDS, Limits
 
 SECOND = NANOSECONDS
@@ -344,7 +345,7 @@ def test_a_message_that_cannot_be_written_is_malformed_in_a_preview(scene: Scene
 def test_a_preview_counts_the_bytes_of_the_message() -> None:
     scene = Scene().open_for_trading()
     sent = scene.account.bytes_sent[Lane.TRADER]
-    room = len(encode(limit("o")))
+    room = len(encode(limit("o"))) + FRAME_BYTES
     for limit_bytes, rule in ((sent + room, None), (sent + room - 1, "lane-at-limit")):
         tight = Scene(make_terms(limits=Limits(bytes=limit_bytes))).open_for_trading()
         found = tight.replay.preview(Lane.TRADER, limit("o"), tight.now)

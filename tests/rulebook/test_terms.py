@@ -133,15 +133,15 @@ def test_a_value_in_another_form_is_refused(path: str, value: object) -> None:
         Terms.parse(changed(path, value))
 
 
-@pytest.mark.parametrize("document", [b"", b"\xff", b"[]", b"null", b"NaN", b"{" * 99_999, b"1"])
+@pytest.mark.parametrize("document", [b"", b"\xff", b"[]", b"null", b"NaN", b"{" * 65_536, b"1"])
 def test_what_is_not_one_json_object_is_refused(document: bytes) -> None:
     with pytest.raises(TermsNotJson):
         Terms.parse(document)
 
 
 def test_a_document_that_is_too_long_is_refused() -> None:
-    with pytest.raises(TermsBadValue, match="131072"):
-        Terms.parse(TERMS.document + b" " * 131_072)
+    with pytest.raises(TermsBadValue, match="65536"):
+        Terms.parse(TERMS.document + b" " * 65_536)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +150,8 @@ def test_a_document_that_is_too_long_is_refused() -> None:
         {"instruments": (replace(BTC, trader=Rates(cva=3, lf=2, mm=4)),)},
         {"instruments": (replace(BTC, tick=0),)},
         {"instruments": (replace(BTC, lot=0),)},
+        {"instruments": (replace(BTC, symbol="B" * 33),)},
+        {"instruments": (replace(BTC, symbol="\x01" * 6),)},
         {"instruments": (replace(BTC, min_notional=dec("300000")),)},
         {"instruments": (replace(BTC, max_leverage=dec("0.5")),)},
         {"instruments": (replace(BTC, open_fee=dec("1")),)},
@@ -162,6 +164,13 @@ def test_a_document_that_is_too_long_is_refused() -> None:
         {"oracle": Oracle(signers=(checksummed("0x" + "11" * 20),), threshold=2)},
         {"oracle": Oracle(signers=(checksummed("0x" + "11" * 20),) * 2, threshold=1)},
         {"limits": Limits(open_orders=0)},
+        {"limits": Limits(open_orders=65)},
+        {"limits": Limits(open_quotes=65)},
+        {"limits": Limits(positions=65)},
+        {"limits": Limits(frames=1_025)},
+        {"limits": Limits(bytes=196_609)},
+        {"limits": Limits(evidence_bytes=1_000_001)},
+        {"limits": Limits(evidence_bytes=884_735)},
         {
             "collateral": CollateralTerms(
                 token=TERMS.collateral.token, decimals=19, trader_minimum=1, solver_minimum=1
@@ -182,6 +191,13 @@ def test_a_document_that_is_too_long_is_refused() -> None:
 def test_terms_that_protect_nobody_are_refused(changes: dict[str, object]) -> None:
     with pytest.raises(TermsUnsound):
         make_terms(**changes)
+
+
+def test_rule_10_what_a_court_is_shown_fits_into_evidence() -> None:
+    most = Limits()
+    assert (most.frames, most.bytes, most.evidence_bytes) == (1_024, 196_608, 1_000_000)
+    make_terms(limits=Limits(evidence_bytes=884_736))
+    make_terms(limits=Limits(bytes=196_608 - 500, evidence_bytes=883_736))
 
 
 def test_mm_of_exactly_cva_and_lf_is_sound() -> None:

@@ -97,9 +97,12 @@ class Device:
 class KeyedLives:
     """The same two parties over several lives of their processes."""
 
-    def __init__(self, path: Path, *, expires_in_s: int = LIFE_S, **terms: Any) -> None:
+    def __init__(
+        self, path: Path, *, expires_in_s: int = LIFE_S, key_frames: int = 10**6, **terms: Any
+    ) -> None:
         self.path = path
         self.expires_in_s = expires_in_s
+        self.key_frames = key_frames
         self.wallets = (KeyWallet.generate(), KeyWallet.generate())
         self.devices = tuple(map(Device, self.wallets))
         self.chain = LedgerChain()
@@ -139,6 +142,7 @@ class KeyedLives:
             collateral=self._funds.setdefault(lane, made.collateral),
             revocations=self.watched[lane],
             key_life_ns=self.expires_in_s * SECOND,
+            key_frames=self.key_frames,
         )
 
 

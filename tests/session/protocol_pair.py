@@ -82,7 +82,7 @@ def note_of(lane: int) -> Note:
 def logon_of(lane: int, now: int) -> Logon:
     """A side's Logon: its wallet delegates the session key. The trader's lists its note."""
     key, note = SESSION_KEYS[lane], note_of(lane)
-    delegation = Delegation(lane, key.public_key, 1, TERMS.limits.frames, now + DAY_NS)
+    delegation = Delegation(lane, key.public_key, 1, 10**6, now + DAY_NS)
     return Logon(
         terms_hash=TERMS.hash,
         session_public_key=key.public_key,

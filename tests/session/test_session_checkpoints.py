@@ -28,6 +28,8 @@ from psymm.messages import (
     Heartbeat,
     NewOrderSingle,
     QuoteRequest,
+    QuoteResponse,
+    QuoteRespType,
     decode,
     encode_text,
 )
@@ -151,7 +153,7 @@ async def test_a_session_outlives_its_limit_of_frames_by_checkpoints(
 ) -> None:
     """Four times as many frames as the terms allow between two, both lanes busy, with no pause.
     No more of them are held than come between two."""
-    limits = Limits(frames=60, open_quotes=1000, open_orders=1000)
+    limits = Limits(frames=60)
     held: list[int] = []
     async with scene(tmp_path, limits=limits) as stage:
         await stage.open()
@@ -160,7 +162,10 @@ async def test_a_session_outlives_its_limit_of_frames_by_checkpoints(
         async def trader() -> None:
             for n in range(1, 120):
                 await stage.order(f"o{n}", quantity=UNIT // 1000)
-                await stage.near.send(request(n))
+                passes = QuoteResponse(
+                    quote_resp_id=f"p{n}", quote_id="none", quote_resp_type=QuoteRespType.PASS
+                )
+                await stage.near.send(passes)
                 held.extend(len(runner.protocol.record) for runner in (stage.near, stage.far))
 
         async def solver() -> None:
@@ -199,7 +204,7 @@ async def test_a_peer_that_never_answers_a_right_checkpoint_stops_the_lane_by_na
     async with scene(tmp_path, limits=Limits(frames=20)) as stage:
         await stage.open()
         stage.far.protocol.state.rulebook.answer_due = lambda lane: None  # type: ignore[method-assign]
-        stage.far.protocol.state.rulebook.near_limit = lambda: False  # type: ignore[method-assign]
+        stage.far.protocol.state.rulebook.offer_due = lambda lane: None  # type: ignore[method-assign]
 
         async def until_refused() -> None:
             for n in range(40):

@@ -29,7 +29,6 @@ from psymm.errors import JournalCorrupt, NotNow, SessionKeyEnded, WalletError
 from psymm.messages import ResendRequest, encode, encode_text
 from psymm.session.protocol import KeyChanged, KeyFailing, Resumed, TextReceived
 from psymm.session.runtime.trader import ConnectionLost
-from psymm.terms import Limits
 from psymm.transcript.delegation import DelegationRefused
 
 # --- rotation ---------------------------------------------------------------------------------
@@ -65,7 +64,7 @@ async def test_keys_rotate_well_before_they_expire_with_orders_under_way(
 async def test_keys_rotate_before_their_numbers_run_out(
     tmp_path: Path, autojump_clock: Clock
 ) -> None:
-    lives = KeyedLives(tmp_path, limits=Limits(frames=40))
+    lives = KeyedLives(tmp_path, key_frames=40)
     async with lives.live() as stage:
         before = stage.near.protocol.record.head(0).seq
         for n in range(before, 38):

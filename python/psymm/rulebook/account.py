@@ -47,9 +47,8 @@ class OrderStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replacement:
-    """The new values of a locked order, if the solver agrees."""
+    """The new values of a locked order, if the solver agrees. Its ClOrdID is the request's."""
 
-    cl_ord_id: str
     quantity: int
     price: int
     expire_time: int

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from psymm._core import keccak256
 from psymm.rulebook.account import (
@@ -52,6 +52,14 @@ TABLES: Final = (
     "exposure",
 )
 """The fields that are mappings."""
+KEYS: Final = {
+    "notes": "commitment",
+    "requests": "quote_req_id",
+    "quotes": "quote_id",
+    "orders": "cl_ord_id",
+    "positions": "position_id",
+}
+"""The field of an entry that is its key. It is written once only."""
 DERIVED: Final = frozenset(
     (
         "next_expiry",
@@ -78,7 +86,7 @@ class Books:
     Attributes:
         trader_covers: the last solver frame that the trader covers.
         clock: the maximum of all legal times so far.
-        bytes_sent: each lane's payload bytes from its first frame on.
+        bytes_sent: each lane's bytes, in whole frames, from its first on.
         checkpoint: the one in force.
         offer: the unanswered UCP.
         refusals: refused checkpoints since the one in force.
@@ -253,7 +261,7 @@ class Books:
         return self.trader_seq, self.solver_seq
 
     def since_checkpoint(self, lane: Lane) -> tuple[int, int]:
-        """The lane's frames and payload bytes since the checkpoint in force.
+        """The lane's frames and their bytes since the checkpoint in force.
 
         That is what a side would have to show in court (``spec.md`` 10).
         """
@@ -321,7 +329,8 @@ class Account(Books):
         return keccak256(self.document())
 
 
-def _plain(value: object) -> object:
+def _plain(value: object, known: str | None = None) -> object:
+    """A value as JSON-ready objects, lists and strings. ``known``: a field to leave out."""
     if isinstance(value, Terms):
         return "0x" + value.hash.hex()
     if isinstance(value, StrEnum):
@@ -335,14 +344,20 @@ def _plain(value: object) -> object:
     if isinstance(value, tuple):
         return [_plain(each) for each in value]
     if isinstance(value, Mapping):
-        return {
-            ("0x" + key.hex() if isinstance(key, bytes) else key): _plain(each)
-            for key, each in value.items()
-        }
+        return _table(value, None)
     if dataclasses.is_dataclass(value):
         return {
-            f.name: _plain(held)
+            f.name: _table(held, KEYS[f.name]) if f.name in KEYS else _plain(held)
             for f in dataclasses.fields(value)
-            if f.name not in DERIVED and (held := getattr(value, f.name)) is not None
+            if f.name not in DERIVED
+            and f.name != known
+            and (held := getattr(value, f.name)) is not None
         }
     return value
+
+
+def _table(table: Mapping[Any, object], known: str | None) -> dict[str, object]:
+    return {
+        ("0x" + key.hex() if isinstance(key, bytes) else key): _plain(each, known)
+        for key, each in table.items()
+    }

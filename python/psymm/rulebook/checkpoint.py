@@ -27,7 +27,7 @@ from typing import Any, Final
 
 from psymm.messages import Checkpoint, Reject
 from psymm.rulebook.account import AgreedCheckpoint, CheckpointOffer, CheckpointRefusal, Lane
-from psymm.rulebook.books import DERIVED, Account, Books
+from psymm.rulebook.books import DERIVED, KEYS, Account, Books
 from psymm.rulebook.inputs import RuledFrame
 from psymm.rulebook.live_account import LiveAccount
 from psymm.rulebook.totals import first_expiry, totals_of
@@ -311,8 +311,12 @@ def _dataclass(kind: Any, found: Any, path: str) -> object:
 
 def _entries(args: tuple[Any, ...], found: Any, path: str) -> Iterator[tuple[Any, Any]]:
     keys, values = args
+    itself = KEYS.get(path.rpartition(".")[2])
     for key, value in _a(dict, found, path).items():
-        yield _scalar(keys, key, path), _read(values, value, f"{path}.{ascii(key)[1:-1]}")
+        place = f"{path}.{ascii(key)[1:-1]}"
+        if itself is not None:
+            value = _a(dict, value, place) | {itself: key}
+        yield _scalar(keys, key, path), _read(values, value, place)
 
 
 def _a(kind: type, found: Any, path: str) -> Any:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import json
+
 from psymm.messages import Side
 from psymm.rulebook.account import LANES, Lane
 from psymm.rulebook.books import Books
 from psymm.rulebook.money import UNIT, share_down, share_up
 from psymm.rulebook.violation import decimal, refuse
 from psymm.terms import Instrument
+
+
+def check_id(name: str) -> None:
+    """Check that an id takes at most 64 bytes in the account's document (``spec.md`` 11).
+
+    JSON writes one byte of it as up to six.
+    """
+    if len(name) > 10 and len(json.dumps(name, ensure_ascii=False).encode()) > 66:
+        refuse("id-too-long", id=ascii(name))
 
 
 def instrument_of(account: Books, symbol: str) -> Instrument:

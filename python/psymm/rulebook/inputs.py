@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from psymm.messages import JsonError, Message, decode
 from psymm.rulebook.account import LANES, Lane
@@ -17,6 +17,10 @@ def has_come(sending_time: int, at: int, skew: int) -> bool:
     so that a live session and a court agree (``spec.md`` 66). All in nanoseconds.
     """
     return sending_time <= at + skew
+
+
+FRAME_BYTES: Final = 223
+"""The bytes of a frame around its payload."""
 
 
 class VerifiedFrame(Protocol):

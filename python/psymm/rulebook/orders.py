@@ -47,6 +47,7 @@ from psymm.rulebook.account import (
 from psymm.rulebook.checks import (
     check_band,
     check_fresh,
+    check_id,
     check_margin,
     check_notional,
     check_price,
@@ -234,14 +235,13 @@ def ask_replace(account: LiveAccount, said: OrderCancelReplaceRequest) -> None:
     if said.expire_time < account.clock:
         refuse("expired", expire_time=said.expire_time, clock=account.clock)
     wanted = Replacement(
-        cl_ord_id=said.cl_ord_id,
         quantity=said.order_qty,
         price=said.price,
         expire_time=said.expire_time,
     )
     # The replacement must pass an order's checks now, even if the solver still has to agree.
     before = len(account.log)
-    _replace(account, order, wanted)
+    _replace(account, order, said.cl_ord_id, wanted)
     if order.status is OrderStatus.PENDING:
         return
     account.undo_to(before)
@@ -255,7 +255,7 @@ def ask_replace(account: LiveAccount, said: OrderCancelReplaceRequest) -> None:
     put_order(account, moved)
 
 
-def _replace(account: LiveAccount, order: LiveOrder, wanted: Replacement) -> None:
+def _replace(account: LiveAccount, order: LiveOrder, cl_ord_id: str, wanted: Replacement) -> None:
     """Replace the order. Raises if the replacement fails an order's checks."""
     _check_openable(account)
     # The old order leaves first, so that margin does not count both.
@@ -263,7 +263,7 @@ def _replace(account: LiveAccount, order: LiveOrder, wanted: Replacement) -> Non
     _remember(account, order.cl_ord_id, OrderStatus.REPLACED)
     made = replace(
         order,
-        cl_ord_id=wanted.cl_ord_id,
+        cl_ord_id=cl_ord_id,
         quantity=wanted.quantity,
         price=wanted.price,
         expire_time=wanted.expire_time,
@@ -340,7 +340,7 @@ def report(account: LiveAccount, entry: RuledFrame, said: ExecutionReport) -> No
                 )
             if order.replacement.expire_time < account.clock:
                 refuse("expired", expire_time=order.replacement.expire_time, clock=account.clock)
-            _replace(account, order, order.replacement)
+            _replace(account, order, order.request_id or "", order.replacement)
         case ExecType.REJECTED:
             end_order(account, order, OrderStatus.DECLINED)
         case ExecType.TRADE:
@@ -460,6 +460,7 @@ def refuse_request(account: LiveAccount, said: OrderCancelReject) -> None:
 
 def _check_id(account: LiveAccount, cl_ord_id: str) -> None:
     """Check that no live order and no open request has this id."""
+    check_id(cl_ord_id)
     taken = cl_ord_id in account.orders or any(
         cl_ord_id == order.request_id for order in account.orders.values()
     )

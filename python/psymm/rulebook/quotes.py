@@ -19,7 +19,7 @@ from psymm.messages import (
     QuoteResponse,
 )
 from psymm.rulebook.account import LiveQuote, OpenRequest
-from psymm.rulebook.checks import check_price, check_quantity, instrument_of
+from psymm.rulebook.checks import check_id, check_price, check_quantity, instrument_of
 from psymm.rulebook.inputs import RuledFrame
 from psymm.rulebook.live_account import LiveAccount
 from psymm.rulebook.violation import decimal, refuse
@@ -35,6 +35,7 @@ def ask(account: LiveAccount, said: QuoteRequest) -> None:
         refuse("expired", expire_time=expire, clock=account.clock)
     if len(account.requests) >= account.terms.limits.open_quotes:
         refuse("too-many-quotes", open=len(account.requests))
+    check_id(said.quote_req_id)
     # A request that has ended may leave its name to another, but not while its quotes live.
     if said.quote_req_id in account.requests or any(
         live.request_id == said.quote_req_id for live in account.quotes.values()
@@ -84,6 +85,7 @@ def quote(account: LiveAccount, entry: RuledFrame, said: Quote) -> None:
         refuse("life-too-long", valid_until_time=said.valid_until_time, clock=account.clock)
     if len(account.quotes) >= account.terms.limits.open_quotes:
         refuse("too-many-quotes", open=len(account.quotes))
+    check_id(said.quote_id)
     if said.quote_id in account.quotes:
         refuse("duplicate-id", kind="QuoteID", id=said.quote_id)
     live = LiveQuote(

@@ -13,10 +13,11 @@ from psymm import messages as m
 from psymm.rulebook import checkpoint, collateral, oracle, orders, quotes, settlement
 from psymm.rulebook.account import Lane, OrderStatus
 from psymm.rulebook.books import Books
-from psymm.rulebook.inputs import ChainFacts, ReplayInputs, RuledFrame, has_come
+from psymm.rulebook.inputs import FRAME_BYTES, ChainFacts, ReplayInputs, RuledFrame, has_come
 from psymm.rulebook.live_account import LiveAccount
 from psymm.rulebook.totals import first_expiry
 from psymm.rulebook.violation import RuleBroken, Violation, refuse, violated
+from psymm.terms import CLOSING_BYTES
 
 _TRADERS: Final = (
     m.QuoteRequest,
@@ -47,7 +48,6 @@ _WHILE_FROZEN: Final = (
 _AT_LIMIT: Final = (
     m.Heartbeat,
     m.Reject,
-    m.BusinessMessageReject,
     m.Logout,
     m.Checkpoint,
     m.SettlementOutput,
@@ -56,8 +56,12 @@ _AT_LIMIT: Final = (
     m.ChainFact,
     m.SessionKeyChange,
     m.OraclePrice,
+    m.Funding,
     m.Liquidation,
+    m.ForceAction,
 )
+"""What a lane at its limit may still send (``spec.md`` 10). Heartbeats, because a checkpoint counts
+only what is covered; payees, because a settlement needs them."""
 NO_TIME: Final = 0
 """The legal time of a frame that does not move the clock."""
 MOST_UNCOVERED: Final = 128
@@ -92,6 +96,12 @@ def judge(
     """
     noticed = facts.noticed.get((int(entry.lane), entry.seq)) if facts.noticed else None
     violation: Violation | None = None
+    # The lane is full, so the frame does not exist: nobody must keep, cover or show it.
+    whole = entry.size + FRAME_BYTES
+    if account.bytes_sent[entry.lane] > CLOSING_BYTES and is_beyond_limits(
+        account, entry.lane, whole
+    ):
+        return violated("lane-full", lane=entry.lane.name.lower()).violation
     if noticed is not None and not has_come(
         entry.sending_time, noticed, account.terms.timeouts.skew
     ):
@@ -113,6 +123,13 @@ def judge(
     return violation
 
 
+def is_beyond_limits(account: Books, lane: Lane, size: int) -> bool:
+    """Whether a frame of so many bytes is beyond all that its lane may send (``spec.md`` 10)."""
+    last, most = account.checkpoint, account.terms.limits.bytes + CLOSING_BYTES
+    counted = 0 if last is None else last.bytes_sent[lane]
+    return account.bytes_sent[lane] - counted + size > most
+
+
 def advance(account: LiveAccount, entry: RuledFrame, legal_time: int) -> None:
     """Let a frame take its place: seq, byte counts, clock, and what the clock expires.
 
@@ -124,11 +141,15 @@ def advance(account: LiveAccount, entry: RuledFrame, legal_time: int) -> None:
         account.assign(
             trader_seq=entry.seq,
             trader_covers=entry.peer_seq,
-            bytes_sent=(trader + entry.size, solver),
+            bytes_sent=(trader + entry.size + FRAME_BYTES, solver),
             clock=clock,
         )
     else:
-        account.assign(solver_seq=entry.seq, bytes_sent=(trader, solver + entry.size), clock=clock)
+        account.assign(
+            solver_seq=entry.seq,
+            bytes_sent=(trader, solver + entry.size + FRAME_BYTES),
+            clock=clock,
+        )
     # Before the message is judged: what has expired by now can no longer be hit or filled.
     if clock > account.next_expiry:
         _expire(account, clock)

@@ -378,6 +378,14 @@ class Replay:
         except FactsBehind:
             self._sequence.restore(saved)
             raise
+        found = rulings[-1].violation
+        if found is not None and found.name == "lane-full" and self._pending:
+            # It does not exist, so it covers nothing.
+            self._sequence.restore(saved)
+            self._undo_ahead()
+            saved, on_top = self._sequence.save(base=True), False
+            rulings, rest = [], self._pending.copy()
+            self._sequence.apply(entry, entry.sending_time, rulings)
         self._trial = _Trial(stated, entry, saved, rulings, on_top, rest)
         return self._trial
 

@@ -44,6 +44,10 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
         "the lane has sent its frames or bytes since the last checkpoint",
         "checkpoint, or settle",
     ),
+    "lane-full": (
+        "the lane has sent all that it ever may without a checkpoint; this frame does not exist",
+        "settle by wallet signature, or leave by the court",
+    ),
     "too-many-uncovered": (
         "the trader does not cover as many of the solver's frames as may be uncovered",
         "sign only Heartbeats until the trader covers more",
@@ -66,6 +70,10 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
         "do not send it; both sides read it and neither account changes",
     ),
     "duplicate-id": ("something alive of this kind has this id", "choose a fresh id"),
+    "id-too-long": (
+        "the id takes more than 64 bytes as JSON, which escapes some characters",
+        "choose a shorter id",
+    ),
     "unknown-symbol": ("the terms have no such instrument", "use a symbol of the terms"),
     "unknown-frame": (
         "the frame that is named is not one that this frame's sender had processed",

@@ -17,6 +17,7 @@ Public API: ``Terms`` and its parts. Errors: ``TermsError`` and its subclasses.
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
@@ -77,9 +78,25 @@ __all__ = [
 SCHEMA: Final = "psymm-terms/1"
 RULES: Final = "1"
 """The version of the rulebook that this program follows (``spec.md`` 9)."""
-_MAX_BYTES: Final = 131_072
+_MAX_BYTES: Final = 65_536
 _MAX_INSTRUMENTS: Final = 256
 _MAX_SIGNERS: Final = 16
+
+MOST_FRAMES: Final = 1_024
+MOST_BYTES: Final = 196_608
+"""The most that a lane may send between checkpoints, in whole frames (``spec.md`` 10)."""
+CLOSING_BYTES: Final = 98_304
+"""What a lane at its limit may still send to checkpoint, settle, price and liquidate."""
+ACCOUNT_BYTES: Final = 196_608
+"""No account's document is longer: `MOST_OPEN` bounds it (``spec.md`` 11)."""
+MOST_EVIDENCE: Final = 1_000_000
+"""The most bytes that a court is shown by one side (``spec.md`` 14)."""
+MOST_OPEN: Final = 64
+"""The most orders, positions, quotes, and quote requests that may be open."""
+MOST_SYMBOL: Final = 32
+"""The longest symbol, in bytes: it stands in each order and position of an account."""
+_OPENING_BYTES: Final = 32_768
+"""Both Logons, UCPs and key changes, note openings, and the form around all of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,24 +251,24 @@ class Limits:
     """How much may be open or sent.
 
     Attributes:
-        open_orders: at once.
-        open_quotes: at once.
-        positions: at once.
+        open_orders: at once, at most 64; a position's close does not count.
+        open_quotes: at once, at most 64; as many quote requests may be open.
+        positions: at once, at most 64.
         price_band: the share by which an opening price may differ from the oracle's.
         frames_per_second: of one lane.
-        frames: of one lane since the last checkpoint.
-        bytes: of one lane since the last checkpoint.
+        frames: of one lane since the last checkpoint, at most 1,024.
+        bytes: of one lane since the last checkpoint, in whole frames, at most 196,608.
         evidence_bytes: the most that a court is shown.
     """
 
-    open_orders: Whole = 64
-    open_quotes: Whole = 256
-    positions: Whole = 64
+    open_orders: Whole = MOST_OPEN
+    open_quotes: Whole = MOST_OPEN
+    positions: Whole = MOST_OPEN
     price_band: Decimal = UNIT // 10
     frames_per_second: Whole = 200
-    frames: Whole = 1_000_000
-    bytes: Whole = 512_000_000
-    evidence_bytes: Whole = 1_000_000
+    frames: Whole = MOST_FRAMES
+    bytes: Whole = MOST_BYTES
+    evidence_bytes: Whole = MOST_EVIDENCE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -383,6 +400,25 @@ def _check_limits(limits: Limits) -> None:
     for limit in dataclasses.fields(limits):
         if getattr(limits, limit.name) <= 0:
             raise TermsUnsound("a limit is zero", limit=limit.name)
+    # The account must fit into evidence, and so must both lanes since the checkpoint. Evidence that
+    # is too long counts as none, so its owner would lose (``spec.md`` 10, 11).
+    for name, most in (
+        ("open_orders", MOST_OPEN),
+        ("open_quotes", MOST_OPEN),
+        ("positions", MOST_OPEN),
+        ("frames", MOST_FRAMES),
+        ("bytes", MOST_BYTES),
+        ("evidence_bytes", MOST_EVIDENCE),
+    ):
+        if getattr(limits, name) > most:
+            raise TermsUnsound("a limit is above what fits into evidence", limit=name, most=most)
+    needed = 2 * (limits.bytes + CLOSING_BYTES) + ACCOUNT_BYTES + _MAX_BYTES + _OPENING_BYTES
+    if needed > limits.evidence_bytes:
+        raise TermsUnsound(
+            "what must be shown to a court is more than evidence may be",
+            needed=needed,
+            evidence_bytes=limits.evidence_bytes,
+        )
 
 
 def _check_oracle(oracle: Oracle) -> None:
@@ -398,6 +434,9 @@ def _check_instrument(each: Instrument) -> None:
     def unsound(rule: str, **values: object) -> None:
         raise TermsUnsound(rule, symbol=each.symbol, **values)
 
+    # As JSON, which escapes some characters: so it stands in an account's document.
+    if len(json.dumps(each.symbol, ensure_ascii=False).encode()) - 2 > MOST_SYMBOL:
+        unsound("a symbol has at most 32 bytes as JSON")
     if each.tick <= 0 or each.lot <= 0:
         unsound("tick and lot are above zero")
     if each.max_notional <= 0 or each.min_notional > each.max_notional:

@@ -105,7 +105,7 @@ def advance(s: SessionState, out: Effects, now: int) -> None:
         if coverable(s) >= answer[1]:
             sign(s, out, answer[0], now)
         return
-    if not (is_wanted(s) or _many_held(s) or rulebook.near_limit()):
+    if not (is_wanted(s) or _many_held(s) or rulebook.near_limit):
         return
     if s.status is not SessionStatus.TRADING or rulebook.offer_stands():
         return
@@ -135,7 +135,7 @@ def _offer(s: SessionState, rulebook: Rulebook) -> tuple[Checkpoint, int] | None
         return None
     trader, solver = s.checkpoints.target
     suffices = offer[0].trader_seq >= trader and offer[0].solver_seq >= solver
-    return offer if suffices or rulebook.near_limit() else None
+    return offer if suffices or rulebook.near_limit else None
 
 
 def _ask(s: SessionState, out: Effects, now: int) -> None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import Final
 
 from psymm._core import Frame, FrameError, TranscriptError
-from psymm.errors import Equivocation, JournalBehind, LogonRefused, OverBudget
+from psymm.errors import Equivocation, JournalBehind, LogonRefused, OverBudget, PeerViolation
 from psymm.session.protocol import gaps, holding, keys, recovery, revoked, ruling
 from psymm.session.protocol.budget import EARLY_BYTES, EARLY_FRAMES
 from psymm.session.protocol.effects import Effects, StoreEvidence, StoreFrame
@@ -71,6 +71,12 @@ def _next(
     if not s.lifecycle.trading_open and not has_room(s, frame):
         early = "too many frames before collateral was accepted"
         disconnect(s, out, OverBudget(early, frames=EARLY_FRAMES, bytes=EARLY_BYTES))
+        return
+    # Beyond its limits the peer's lane has no frames: nothing of it is kept or covered.
+    rulebook = s.rulebook
+    if rulebook and rulebook.near_limit and rulebook.is_full(s.peer, len(frame.raw)):
+        full = "the peer's lane has used all that it may send before a checkpoint"
+        disconnect(s, out, PeerViolation(full, lane=s.peer))
         return
     refused = keys.refuses(s, frame) if s.keys.revoked and not endorsed else None
     if refused is not None:

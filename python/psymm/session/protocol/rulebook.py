@@ -19,6 +19,9 @@ from psymm.transcript.record import RecordedFrame
 class Rulebook(Protocol):
     """One custody's rulebook. Nothing here blocks, and no frame content makes it raise."""
 
+    near_limit: bool
+    """Whether a lane has used half of what it may send between two checkpoints."""
+
     @property
     def waits(self) -> bool:
         """Whether frames cannot be ruled yet, because our view of the chain lacks a cited fact."""
@@ -110,8 +113,11 @@ class Rulebook(Protocol):
         """The last account of ours for which a frame of the peer named another hash."""
         ...
 
-    def near_limit(self) -> bool:
-        """Whether a lane has used half of what it may send between two checkpoints."""
+    def is_full(self, lane: int, size: int) -> bool:
+        """Whether a lane can send no more frame of so many bytes before a checkpoint.
+
+        Such a frame does not exist for the rules (`spec.md` 10): it is not kept and not covered.
+        """
         ...
 
     def answer_due(self, lane: int) -> tuple[Checkpoint, int] | None:

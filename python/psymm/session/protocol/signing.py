@@ -64,6 +64,8 @@ _BESIDE_OPTIONS: Final = (
 )
 """Messages that we sign while a signed settlement may still be mined: none changes the account."""
 
+LAST_BYTES: Final = 16_384
+"""With less than this left of all that our lane may send, we sign nothing."""
 MALFORMED_LIMIT: Final = 8
 """How many malformed texts or frames close a connection."""
 
@@ -93,6 +95,9 @@ def refuses_to_sign(s: SessionState, now: int) -> PSymmError | None:
         return NotNow("frames that our journal lost are still to be fetched")
     if not s.synced:
         return NotNow("the heads of both sides do not agree yet")
+    rulebook = s.rulebook
+    if rulebook and rulebook.near_limit and rulebook.is_full(s.lane, LAST_BYTES):
+        return LaneAtLimit("our lane has used all that it may send before a checkpoint")
     return clock_behind(s, now) or keys.ended(s, now)
 
 

@@ -66,8 +66,12 @@ class SessionSteps(SessionView):
     def _finish(self, out: Effects, now: int) -> Effects:
         """The third step; returns all effects of the input."""
         s = self.state
+        if len(s.record.entries) >= s.params.checkpoint_frames or (
+            s.rulebook is not None and s.rulebook.near_limit
+        ):
+            s.attention = True
         # While only business goes on, nothing is due. This is tested for every frame.
-        if s.attention or s.rejects or len(s.record.entries) >= s.params.checkpoint_frames:
+        if s.attention or s.rejects:
             self._advance(out, now)
             self._leave(out)
         return out
@@ -87,8 +91,6 @@ class SessionSteps(SessionView):
         The order matters: release, agree on heads, change the key, reject, step, checkpoint.
         """
         s, connection = self.state, self.state.connection
-        if len(s.record.entries) >= s.params.checkpoint_frames:
-            s.attention = True
         if not s.attention:
             # Business only: no step can be due, but a Reject must still go out first.
             if s.rejects:
@@ -161,6 +163,7 @@ class SessionSteps(SessionView):
             and not s.rulebook.offer_stands()
             and s.rulebook.disputed is s.checkpoints.seen_dispute
             and len(s.record.entries) < s.params.checkpoint_frames
+            and not s.rulebook.near_limit
         )
 
 

@@ -32,6 +32,7 @@ from psymm.rulebook import (
 )
 from psymm.rulebook.account import LANES
 from psymm.rulebook.books import Books
+from psymm.rulebook.rules import is_beyond_limits
 from psymm.rulebook.value import replace
 from psymm.session.protocol.chain_facts import Citation, Fact
 from psymm.terms import Terms
@@ -60,6 +61,7 @@ class RulebookLedger:
             facts or ChainFacts(),
         )
         self._waiting: deque[RecordedFrame] = deque()
+        self.near_limit = False
 
     @property
     def account(self) -> Account:
@@ -206,10 +208,6 @@ class RulebookLedger:
         """A checkpoint is final when each lane covers the other's UCP: covered frames stay on the
         record, no matter which key is revoked."""
         replay = self._replay
-        # Usually nothing has changed, by frames that are pending neither.
-        seen = replay.latest.checkpoint
-        if seen is None or (self._point is not None and seen.said == self._point.said):
-            return
         last = replay.checkpoint
         if last is None or (self._point is not None and last.said == self._point.said):
             return
@@ -223,14 +221,8 @@ class RulebookLedger:
     def disputed(self) -> Account | None:
         return self._replay.disputed
 
-    def near_limit(self) -> bool:
-        account = self._replay.latest
-        limits = account.terms.limits
-        for lane in Lane:
-            frames, sent = account.since_checkpoint(lane)
-            if 2 * frames >= limits.frames or 2 * sent >= limits.bytes:
-                return True
-        return False
+    def is_full(self, lane: int, size: int) -> bool:
+        return is_beyond_limits(self._replay.latest, LANES[lane], size)
 
     def answer_due(self, lane: int) -> tuple[Checkpoint, int] | None:
         if self._replay.offer is None and not self._names_checkpoint():
@@ -291,8 +283,24 @@ class RulebookLedger:
     def _found(self, rulings: Sequence[Ruling]) -> Sequence[Ruling]:
         """The violations among rulings. We leave out what was ruled again because of another frame
         that was late: that is nobody's fault, so there is nothing to reject."""
-        # After a trader frame too: it may cover the solver's UCP.
-        self._look_for_checkpoint()
+        # All of this for each frame, so without a call where nothing has changed.
+        account = self._replay.latest
+        limits, last = account.terms.limits, account.checkpoint
+        (trader_bytes, solver_bytes) = account.bytes_sent
+        trader, solver = account.trader_seq, account.solver_seq
+        if last is not None:
+            # After a trader frame too: it may cover the solver's UCP.
+            if self._point is None or self._point.said != last.said:
+                self._look_for_checkpoint()
+            trader, solver = trader - last.trader_seq, solver - last.solver_seq
+            trader_bytes -= last.bytes_sent[0]
+            solver_bytes -= last.bytes_sent[1]
+        self.near_limit = (
+            2 * trader >= limits.frames
+            or 2 * solver >= limits.frames
+            or 2 * trader_bytes >= limits.bytes
+            or 2 * solver_bytes >= limits.bytes
+        )
         for one in rulings:
             if one.violation is not None:
                 return [one for one in rulings if one.violation is not None and not one.again]

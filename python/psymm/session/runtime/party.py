@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from psymm._core import Frame, FrameError, SecretKey, address_of
 from psymm.custody.notes import Note
@@ -58,10 +58,6 @@ if TYPE_CHECKING:
     from psymm.chain.deployment import TokenInfo
 
 
-MAX_PAYLOAD_BYTES: Final = 8_192
-"""The largest payload of a frame (`spec.md` 10)."""
-
-
 @dataclass(frozen=True, slots=True)
 class LocalParty:
     """What all sessions of one wallet on one deployment share.
@@ -72,6 +68,7 @@ class LocalParty:
         registry: The registry there, checksummed.
         revocations: Read from that registry.
         key_life_ns: How long its session keys are delegated for.
+        key_frames: For how many frames of our lane.
         verifier: Verifies the frames of all its sessions.
         private: Whether endpoints that others wrote may lead to this machine or a local network.
             None: on the development chain only.
@@ -88,6 +85,7 @@ class LocalParty:
     registry: str
     revocations: Revocations = field(default_factory=NoChain)
     key_life_ns: int = KEY_LIFE_NS
+    key_frames: int = 1_000_000
     verifier: FrameVerifier = field(default_factory=FrameVerifier)
     private: bool | None = None
     tokens: tuple[TokenInfo, ...] = ()
@@ -144,13 +142,7 @@ def params_of(terms: Terms, lane: int) -> SessionParams:
         skew_ns=terms.timeouts.skew,
         minimum_collateral=terms.minimum(1 - lane),
         frames_per_second=terms.limits.frames_per_second,
-        # Half of the terms' limits, counted as if every frame had the largest size: the two sides
-        # then have time to agree on a checkpoint before a limit stops them.
-        checkpoint_frames=min(
-            checkpoints.MOST_HELD,
-            terms.limits.frames // 2,
-            terms.limits.bytes // (2 * MAX_PAYLOAD_BYTES),
-        ),
+        checkpoint_frames=min(checkpoints.MOST_HELD, terms.limits.frames // 2),
     )
 
 
@@ -238,7 +230,7 @@ async def load_session(
         party.clock,
         party.revocations,
         depth=terms.chain.confirmations,
-        span=terms.limits.frames,
+        span=party.key_frames,
         life_ns=party.key_life_ns,
     )
     runner = SessionRunner(
@@ -324,7 +316,7 @@ async def _logon(
         lane=lane,
         public_key=key.public_key,
         from_seq=1,
-        to_seq=terms.limits.frames,
+        to_seq=party.key_frames,
         expiry=party.clock.now_ns() + party.key_life_ns,
     )
     signature = await party.wallet.sign_typed(delegation.message(agreement))
