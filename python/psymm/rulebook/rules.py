@@ -64,7 +64,6 @@ _AT_LIMIT: Final = (
 only what is covered; payees, because a settlement needs them."""
 NO_TIME: Final = 0
 """The legal time of a frame that does not move the clock."""
-LANE_FULL: Final = "lane-full"
 MOST_UNCOVERED: Final = 128
 """Most uncovered solver frames (``spec.md`` 67).
 
@@ -102,7 +101,7 @@ def judge(
     if account.bytes_sent[entry.lane] > CLOSING_BYTES and is_beyond_limits(
         account, entry.lane, whole
     ):
-        return violated(LANE_FULL, lane=entry.lane.name.lower()).violation
+        return violated("lane-full", lane=entry.lane.name.lower()).violation
     if noticed is not None and not has_come(
         entry.sending_time, noticed, account.terms.timeouts.skew
     ):

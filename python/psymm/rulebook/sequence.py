@@ -51,7 +51,7 @@ from psymm.rulebook.checkpoint import NO_MARK, Named
 from psymm.rulebook.events import Event, Fault, Ruling, is_fault
 from psymm.rulebook.inputs import FRAME_BYTES, ChainFacts, ReplayInputs, RuledFrame
 from psymm.rulebook.live_account import LiveAccount
-from psymm.rulebook.rules import LANE_FULL, MOST_UNCOVERED, NO_TIME, judge
+from psymm.rulebook.rules import MOST_UNCOVERED, NO_TIME, judge
 from psymm.rulebook.violation import FactsBehind, Violation
 from psymm.terms import CLOSING_BYTES, Terms
 
@@ -322,7 +322,7 @@ class FrameSequence:
             raise
         rulings.append(Ruling(entry.lane, entry.seq, said, legal_time or account.clock, violation))
         # A frame beyond its lane's limits does not exist: nothing is kept of it (``spec.md`` 10).
-        if violation is not None and violation.name == LANE_FULL:
+        if violation is not None and violation.name == "lane-full":
             return
         self.events.append(
             Event(entry, legal_time, mark, account.solver_seq, violation, violation, named, shaken)
