@@ -317,6 +317,7 @@ class Vault:
                 for move in moves
                 if move.purpose == "fund" and move.status == SENT and commitment in move.outputs
             ]
+            # The output of a funding that failed: it will never be in the tree.
             if held.position is None and not waiting:
                 continue
             if (held.note.token, held.note.amount) != (token, amount):
@@ -463,6 +464,7 @@ async def open_vault(
     Raises WrongChain, StoreForeign, StoreLocked, StoreCorrupt, TreeCorrupt, UnsteadySigner.
     """
     await chain.check()
+    # Before the wallet signs for a chain that the node does not serve.
     if view is None:
         view = await viewing_key(wallet, deployment.chain_id, deployment.psymm)
     elif (view.public_key, view.chain_id, view.contract) != (
