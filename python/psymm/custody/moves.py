@@ -113,8 +113,11 @@ class Vault:
 
     async def aclose(self) -> None:
         """Close the files, not the prover.  Not cut short by cancellation."""
-        await self.store.aclose()
-        await self.tree.aclose()
+        try:
+            await self.tree.aclose()
+        finally:
+            # Last: its lock also protects the tree's file.
+            await self.store.aclose()
 
     @property
     def chain(self) -> Chain:
