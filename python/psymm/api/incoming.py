@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from psymm.api.amounts import Number, decimal_of, scaled
@@ -223,8 +223,23 @@ class IncomingOrder:
 
     def _live(self) -> LiveOrder | None:
         """The order in the account; None once it has ended."""
-        live = self.session.projected.orders.get(self.order.cl_ord_id)
-        return live if live is not None and _is_same(live, self.order) else None
+        order = self.order
+        live = self.session.projected.orders.get(order.cl_ord_id)
+        # Two orders that agree in all of this mean the same to a solver.
+        if live is None or (
+            live.symbol != order.symbol
+            or live.side is not order.side
+            or live.quantity != order.order_qty
+            or live.ord_type is not order.ord_type
+            or live.effect is not order.position_effect
+            or live.expire_time != order.expire_time
+            or live.position_id != order.position_id
+            or live.quote_id != order.quote_id
+            # An order that hits a quote need not name its price. The account has the quote's.
+            or order.price not in (None, live.price)
+        ):
+            return None
+        return live
 
     def _expect_live(self) -> None:
         """Raises Refused if another order has this id. If none has, the rulebook refuses."""
@@ -282,17 +297,6 @@ class IncomingOrder:
             ),
             self._expect_live,
         )
-
-
-def _is_same(live: LiveOrder, order: NewOrderSingle) -> bool:
-    """Whether a live order is the one of this message. Two orders that agree in all of this mean
-    the same to a solver."""
-    mine = as_sent(live)
-    # An order that hits a quote need not name its price. The account has the quote's.
-    return replace(mine, price=None) == replace(order, price=None) and order.price in (
-        None,
-        live.price,
-    )
 
 
 def as_sent(order: LiveOrder) -> NewOrderSingle:
