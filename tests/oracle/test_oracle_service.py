@@ -427,7 +427,7 @@ async def test_rule_41_after_a_restart_the_same_moment_is_not_signed_again(tmp_p
     async def first_ballot(jump: int, wait_s: float) -> Ballot | None:
         """What it signs within its next moments, after all its slots have come."""
         async with running(tmp_path, {}, source=source, now=lambda: clock[0]) as (_, endpoint):
-            await trio.testing.wait_all_tasks_blocked(0.1)
+            await trio.testing.wait_all_tasks_blocked()
             clock[0] += jump
             async with asking(endpoint, proof(KEYS[1])) as peer:
                 with trio.move_on_after(wait_s):
@@ -518,6 +518,6 @@ async def test_a_clock_that_went_back_is_named(
 ) -> None:
     clock = [time.time_ns()]
     async with running(tmp_path, {}, threshold=1, now=lambda: clock[0]):
-        await trio.testing.wait_all_tasks_blocked(0.1)
+        await trio.testing.wait_all_tasks_blocked()
         clock[0] -= 3600 * STEP
         await until(lambda: "clock-went-back" in caplog.text)
