@@ -220,6 +220,22 @@ async def test_a_file_is_one_wallets_on_one_contract_and_one_process(tmp_path: P
         await open_store(view, tmp_path / "bad.sqlite")
 
 
+async def test_a_vault_holds_its_lock_until_the_trees_file_is_closed(
+    devnet: Devnet, deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vault = await open_vault(KeyWallet.generate(), deployment, devnet.chain, home=tmp_path)
+    closed = vault.tree.aclose
+
+    async def still_locked() -> None:
+        with pytest.raises(StoreLocked):
+            await open_store(vault.view, tmp_path / "notes.sqlite")
+        await closed()
+
+    monkeypatch.setattr(vault.tree, "aclose", still_locked)
+    await vault.aclose()
+    await (await open_store(vault.view, tmp_path / "notes.sqlite")).aclose()
+
+
 async def test_a_note_that_was_changed_in_the_file_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "notes.sqlite"
     owner = KeyWallet.generate()

@@ -34,7 +34,7 @@ from psymm.messages import (
     QuoteRequest,
 )
 from psymm.nursery import start_task
-from psymm.rulebook import LiveOrder, OrderStatus
+from psymm.rulebook import OrderStatus
 from psymm.session.protocol import (
     Event,
     FrameReceived,
@@ -232,7 +232,10 @@ class CallbackDispatch:
         incoming = IncomingOrder(self._session, order)
         ready = self._session.runner.protocol.synced and not self._session.protection.after_break
         if not ready or self._solver.leaving:
-            return  # `_catch_up` shows it when heads agree and stale quotes are gone.
+            # `_catch_up` shows it when heads agree and stale quotes are gone. What we saw under
+            # this id was an earlier order, which has ended.
+            self._seen.discard(order.cl_ord_id)
+            return
         self._seen.add(order.cl_ord_id)
         if self._session.protection.killed is not None:
             self._start(lambda: incoming.decline("halted"), None)
@@ -253,23 +256,12 @@ class CallbackDispatch:
     def _catch_up(self) -> None:
         """After a break or a restart: show orders that no callback has seen yet."""
         orders = self._session.projected.orders
-        record = self._session.runner.protocol.record
-        if record.starts_at is not None:
-            self._catch_up_older(orders.values())
-        for entry in record:
-            said = entry.message
-            if not isinstance(said, NewOrderSingle) or said.cl_ord_id in self._seen:
-                continue
-            live = orders.get(said.cl_ord_id)
-            if live is not None and live.status in _TO_ANSWER:
-                self._order(said)
-
-    def _catch_up_older(self, orders: Iterable[LiveOrder]) -> None:
-        """Orders from before the checkpoint at which our record begins. The account has them."""
-        messages = [entry.message for entry in self._session.runner.protocol.record]
-        sent = {one.cl_ord_id for one in messages if isinstance(one, NewOrderSingle)}
-        for order in orders:
-            if order.cl_ord_id not in sent | self._seen and order.status in _TO_ANSWER:
+        # Ids of orders that have ended mean nothing any more, and there may be many.
+        self._seen &= orders.keys()
+        # From the account, not from the trader's messages: an earlier message may have the id of an
+        # open order, and ask for something else.
+        for order in list(orders.values()):
+            if order.cl_ord_id not in self._seen and order.status in _TO_ANSWER:
                 self._order(as_sent(order))
 
     def _start(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from psymm.api.amounts import Number, decimal_of, scaled
+from psymm.errors import Refused
 from psymm.messages import (
     ExecType,
     ExecutionReport,
@@ -76,15 +77,18 @@ class SolverSession:
         return self._ledger.projected
 
     def order(self, cl_ord_id: str) -> IncomingOrder | None:
-        """An order by its id, if it is open or was sent after the checkpoint at which our record
-        begins; otherwise None."""
-        # The record has the trader's own message. The account has all that a reply needs.
+        """The open order with this id. If there is none, the last one with it that was sent after
+        the checkpoint at which our record begins; otherwise None."""
+        # Not by the trader's messages: an id may come again after its order has ended.
+        live = self.projected.orders.get(cl_ord_id)
+        if live is not None:
+            return IncomingOrder(self, as_sent(live))
+        found: IncomingOrder | None = None
         for entry in self.runner.protocol.record:
             said = entry.message
             if isinstance(said, NewOrderSingle) and said.cl_ord_id == cl_ord_id:
-                return IncomingOrder(self, said)
-        live = self.projected.orders.get(cl_ord_id)
-        return None if live is None else IncomingOrder(self, as_sent(live))
+                found = IncomingOrder(self, said)
+        return found
 
     async def checkpoint(self) -> Point:
         """Agree with the trader on the account, so that earlier frames need not be kept or shown.
@@ -170,7 +174,12 @@ class IncomingQuoteRequest:
 
 @dataclass(frozen=True, slots=True)
 class IncomingOrder:
-    """A trader's order, to open or to close. side: from the trader's view."""
+    """A trader's order, to open or to close. side: from the trader's view.
+
+    A trader may use an id again once its order has ended (`spec.md` 11). Replies name an order by
+    its id alone, so each checks that the id still means this order. Without that, a trader could
+    cancel the order that a callback considers, and have its `fill` fill another one.
+    """
 
     session: SolverSession = field(repr=False)
     order: NewOrderSingle = field(repr=False)
@@ -214,7 +223,32 @@ class IncomingOrder:
 
     def _live(self) -> LiveOrder | None:
         """The order in the account; None once it has ended."""
-        return self.session.projected.orders.get(self.order.cl_ord_id)
+        order = self.order
+        live = self.session.projected.orders.get(order.cl_ord_id)
+        # Two orders that agree in all of this mean the same to a solver.
+        if live is None or (
+            live.symbol != order.symbol
+            or live.side is not order.side
+            or live.quantity != order.order_qty
+            or live.ord_type is not order.ord_type
+            or live.effect is not order.position_effect
+            or live.expire_time != order.expire_time
+            or live.position_id != order.position_id
+            or live.quote_id != order.quote_id
+            # An order that hits a quote need not name its price. The account has the quote's.
+            or order.price not in (None, live.price)
+        ):
+            return None
+        return live
+
+    def _expect_live(self) -> None:
+        """Raises Refused if another order has this id. If none has, the rulebook refuses."""
+        if self._live() is None and self.cl_ord_id in self.session.projected.orders:
+            raise Refused(
+                "this order has ended, and another one has its id now",
+                rule="unknown-order",
+                message=ExecutionReport.MSG_TYPE,
+            )
 
     async def fill(self, price: Number | None = None, quantity: Number | None = None) -> None:
         """Fill the rest of the order, or `quantity` of it, at the order's price or a better one.
@@ -260,7 +294,8 @@ class IncomingOrder:
                 last_qty=last_qty,
                 ord_rej_reason=ord_rej_reason,
                 text=text,
-            )
+            ),
+            self._expect_live,
         )
 
 

@@ -172,8 +172,7 @@ class MoveMaker:
             move = CtcPlan(inputs, empty, outputs, terms.relayer, terms.fee, deadline)
             return PlannedMove(move, [(made, counters[0]), (rest, counters[1])])
 
-        worth = held[0].note.amount + held[1].note.amount
-        exactly = [held[0].note, held[1].note] if worth else None
+        exactly = [held[0].note, held[1].note]
         return await self.make("merge", "ctc", token, 0, plan, options, exactly=exactly)
 
     async def withdraw(

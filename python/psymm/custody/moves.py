@@ -113,8 +113,11 @@ class Vault:
 
     async def aclose(self) -> None:
         """Close the files, not the prover.  Not cut short by cancellation."""
-        await self.store.aclose()
-        await self.tree.aclose()
+        try:
+            await self.tree.aclose()
+        finally:
+            # Last: its lock also protects the tree's file.
+            await self.store.aclose()
 
     @property
     def chain(self) -> Chain:
@@ -317,6 +320,7 @@ class Vault:
                 for move in moves
                 if move.purpose == "fund" and move.status == SENT and commitment in move.outputs
             ]
+            # The output of a funding that failed: it will never be in the tree.
             if held.position is None and not waiting:
                 continue
             if (held.note.token, held.note.amount) != (token, amount):
@@ -463,6 +467,7 @@ async def open_vault(
     Raises WrongChain, StoreForeign, StoreLocked, StoreCorrupt, TreeCorrupt, UnsteadySigner.
     """
     await chain.check()
+    # Before the wallet signs for a chain that the node does not serve.
     if view is None:
         view = await viewing_key(wallet, deployment.chain_id, deployment.psymm)
     elif (view.public_key, view.chain_id, view.contract) != (

@@ -56,6 +56,7 @@ class Custody:
         if self.is_sole:
             if self.terms_hash != ZERO or self.salt != ZERO:
                 raise NoteInvalid("custody", "one key twice takes no terms and no salt")
+        # A court opens no case of a custody of two without terms (`spec.md` 17).
         elif self.terms_hash == ZERO:
             raise NoteInvalid("custody", "two keys need terms")
 

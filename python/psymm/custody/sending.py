@@ -382,7 +382,7 @@ class MoveTracker:
             return
         call = (await self._store.move(move)).call
         # The notes of a call that names a relayer stay busy until its deadline: that relayer may
-        # have it, whatever it said.
+        # have it, even if it says that it does not.
         if call.relayer == ZERO_ADDRESS:
             await self._store.update(move, FAILED, reason=str(refused))
 

@@ -213,6 +213,7 @@ def accept_settlement(
         raise FeeTooHigh(proposal.fee, max_fee)
     if proposal.deadline < now_s + min_life_s:
         raise DeadlinePassed(proposal.deadline, int(now_s))
+    # On the grid of all deadlines: an odd one would mark this move on chain as a settlement.
     if proposal.deadline > now_s + MAX_LIFE_S or proposal.deadline % DEADLINE_STEP_S:
         raise ProposalRefused(
             "deadline",

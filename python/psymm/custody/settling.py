@@ -1,7 +1,8 @@
 """Settling a custody of two: name a payee, sign, prove and send, or wait for the other party.
 
 It differs from a wallet's own moves: both parties sign, and either may send.  So from our signature
-on, the settlement can happen until its deadline, whatever we do; our notes stay busy until then.
+on, the settlement can happen until its deadline, even if we send nothing; our notes stay busy until
+then.
 """
 
 from __future__ import annotations

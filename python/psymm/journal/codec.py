@@ -138,6 +138,7 @@ def is_strangers(base: sqlite3.Connection, custody: bytes) -> bool:
     ).fetchone()
     if found is None or found[0] != SOLVER or found[3] != "complete":
         return False
+    # Two frames at most: our Logon and the AZ that refuses.
     refused = found[1] == "stopped" and found[2].startswith("collateral-") and found[4] <= 2
     kept = [
         base.execute(f"SELECT 1 FROM {table} WHERE custody = ?", (custody,)).fetchone()  # noqa: S608

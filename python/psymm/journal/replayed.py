@@ -138,6 +138,8 @@ def _verified(
     agreement: CustodyAgreement, starts_at: BaseSnapshot | None, frames: list[JournalledFrame]
 ) -> Verified:
     file = parse_file(encode_file(agreement, [frame.raw for frame in frames], starts_at=starts_at))
+    # The verification below sees the frames alone. Numbers and digests in the rows are compared
+    # here.
     for index, (held, frame) in enumerate(zip(frames, file.frames, strict=True)):
         if (held.lane, held.seq, held.digest) != (
             frame.lane,

@@ -146,6 +146,8 @@ def remove(
     newest = base.execute(
         "SELECT max(solver_seq) FROM checkpoints WHERE custody = ?", (custody,)
     ).fetchone()[0]
+    # The caller chose the frames before this transaction began, and the session may have agreed on
+    # another checkpoint since.
     if newest != gone.starts_at or pruned_of(base, custody).arrivals > gone.arrivals:
         raise JournalConflict(
             "a newer checkpoint came into force meanwhile; nothing was removed, do it again",

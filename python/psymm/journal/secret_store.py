@@ -106,7 +106,7 @@ class JournalSecrets(JournalCommitter):
 
         Raises JournalRestored if the custody must never sign again, JournalSealed, JournalCorrupt.
         """
-        # No key, no signature, whatever the session believes: a frame of ours may be unknown here,
+        # Without a key no session can sign, even a faulty one. A frame of ours may be unknown here,
         # and signing its number again would be equivocation.
         if (await self.custody(custody)).health == "read-only":
             raise JournalRestored(journal=self.path, custody=custody)

@@ -104,6 +104,9 @@ class Store:
                 path, isolation_level=None, check_same_thread=False, timeout=1.0
             )
             try:
+                # Another process would resume the same calls. FULL, because in WAL mode anything
+                # less can lose the last commits when power fails, and a node may have what they
+                # record.
                 self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = FULL")
@@ -210,6 +213,8 @@ class Store:
     def signed(self, number: int, raw: bytes) -> None:
         """Store a signed transaction; the send is SENT from now on."""
         with self._transaction():
+            # Together: after a restart the lane tells by its transactions whether a call has its
+            # nonce.
             self._db.execute("UPDATE sends SET state = ? WHERE id = ?", (SendState.SENT, number))
             self._db.execute("INSERT OR IGNORE INTO transactions VALUES (?, ?)", (number, raw))
 

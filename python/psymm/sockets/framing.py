@@ -1,7 +1,7 @@
 """The one WebSocket frame that nearly all traffic is: a whole binary message (RFC 6455, 5.2).
 
-The library frames and reads everything else. It takes some fifty calls for a frame, whatever it is;
-for this one a few comparisons say all.
+The library frames and reads everything else. It takes some fifty calls for any frame; for this one
+a few comparisons are enough.
 """
 
 from __future__ import annotations

@@ -100,6 +100,7 @@ class ChainView:
 
     def settles(self, said: ChainFact) -> bool | None:
         """Whether the citation is true; None while our chain cannot say yet."""
+        # Another block number is no lie: a reorganisation moves transactions (`spec.md` 16).
         if self.fact is not None:
             return self.fact.transaction == said.transaction_hash
         # Our chain has not confirmed that block yet, and an honest peer may be this far ahead.

@@ -279,6 +279,7 @@ def _name_difference(s: SessionState, out: Effects, dispute: Dispute) -> None:
         if found is None:
             return
         name, ours, theirs = found.field, found.ours, found.theirs
+    # The peer wrote these values. No control character of theirs may reach a terminal.
     dispute.named = True
     s.checkpoints.differs = AccountsDiffer(
         field=ascii(name)[1:-1],

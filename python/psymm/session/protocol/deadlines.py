@@ -152,6 +152,8 @@ def _cover_at(s: SessionState, connection: ConnectionState) -> int | None:
     since = connection.uncovered_since
     if since is None or not may_sign(s, s.now):
         return None
+    # Beyond its limit of uncovered frames the solver signs nothing but Heartbeats (`spec.md` 67),
+    # so its trader covers early.
     return since if many_uncovered(s) else since + s.params.cover_after_ns
 
 

@@ -9,7 +9,7 @@ what the peer sent.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from secrets import token_bytes
 from typing import Final
 
@@ -60,6 +60,9 @@ from psymm.transcript.resumption import ResumeSigner
 
 _UNPROVEN: Final = (BusinessMessageReject, Heartbeat, Resume, TestRequest)
 """The messages we accept from a peer that has not proved itself on the connection."""
+
+Expect = Callable[[], None]
+"""Raises if a message no longer fits the account."""
 
 
 class SessionProtocol(SessionSteps):
@@ -247,10 +250,17 @@ class SessionProtocol(SessionSteps):
 
     # --- commands of our own side ----------------------------------------------------------------
 
-    def send(self, message: Message, now: int) -> tuple[RecordedFrame, Effects]:
+    def send(
+        self, message: Message, now: int, expect: Expect | None = None
+    ) -> tuple[RecordedFrame, Effects]:
         """Sign a message of the application and put it on the record.
 
         When it raises, it has signed nothing of this message.
+
+        Args:
+            message: what to sign.
+            now: our clock, nanoseconds.
+            expect: called just before it is signed; what it raises keeps it from being signed.
 
         Raises:
             NotNow: before trading, or while heads do not agree.
@@ -262,6 +272,9 @@ class SessionProtocol(SessionSteps):
         if s.held:
             ruling.release(s, out, now)
         try:
+            # After the release, which may change the account, and in one step with the signature.
+            if expect is not None:
+                expect()
             signing.check_message(s, message, now)
             entry = signing.sign(s, out, message, now)
         except Exception:

@@ -36,6 +36,7 @@ def on_heads(s: SessionState, theirs: Resume) -> None:
     if s.lane != TRADER or theirs.custody != s.record.agreement.custody:
         return
     seq, head = theirs.trader_seq, s.record.heads[TRADER].seq
+    # The digest counts, not the number alone: the solver may hold another frame of this number.
     known = s.final_ack.acknowledged < seq <= head and s.record.knows(TRADER, seq)
     if known and s.record.digest(TRADER, seq) == theirs.trader_digest:
         s.final_ack.acknowledged = seq

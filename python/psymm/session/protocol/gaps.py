@@ -66,6 +66,7 @@ def _ask(
     s: SessionState, connection: ConnectionState, out: Effects, begin: int, tries: int
 ) -> None:
     gap = connection.gap
+    # Two seconds, then twice as long each time: a slow answer must not be asked for over and over.
     gap.begin, gap.due, gap.tries = begin, s.now + (1 << tries) * SECOND, tries
     arm(connection, gap.due)
     s.resends_asked += 1

@@ -86,6 +86,7 @@ def _apply(s: SessionState, entry: RecordedFrame) -> None:
     life, lane, seq = s.lifecycle, entry.frame.lane, entry.frame.seq
     match entry.message:
         case Logon() as logon:
+            # A later Logon must not add notes to those that the peer verifies.
             if life.logons[lane] is None:
                 life.logons[lane] = logon
                 _list(life, lane, seq, logon.notes)

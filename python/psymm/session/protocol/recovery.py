@@ -59,7 +59,9 @@ def keep(s: SessionState, frame: Frame) -> None:
     A frame beyond the limits is dropped; `ask` requests it again.
     """
     recovery, key = s.recovery, (frame.lane, frame.seq)
+    # Without this bound a peer could fill memory with frames of numbers that we never reach.
     near = frame.seq <= s.record.heads[frame.lane].seq + MOST_RESENT
+    # Nothing is verified yet, so the newest copy counts: noise must not keep the real frame out.
     if key in recovery.spare:
         recovery.spare_bytes -= len(recovery.spare.pop(key).raw)
     if near and recovery.spare_bytes + len(frame.raw) <= MOST_SPARE_BYTES:

@@ -57,6 +57,7 @@ def check_proof(s: SessionState, theirs: Resume, challenge: bytes, now: int) -> 
 
     Changes nothing. Raises ResumeRefused.
     """
+    # The key's expiry is judged in the peer's favour: its clock may be behind ours by the skew.
     key = check_resume(s.record.agreement, s.peer, challenge, theirs, now - s.params.skew_ns)
     revoked = keys.revocation(s.keys, s.peer, key)
     if revoked is not None:

@@ -54,6 +54,7 @@ async def _answer(
         await trio.aclose_forcefully(stream)
         return
     try:
+        # A client that sends its request byte by byte would otherwise keep its place for ever.
         with trio.move_on_after(REQUEST_S):
             await _exchange(text, stream)
     except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):

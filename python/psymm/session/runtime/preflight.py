@@ -99,6 +99,7 @@ async def check_before_funding(
     ours, theirs = introduced.collaterals
     if not ours:
         raise HandshakeRefused("a session needs collateral of ours", ours=ours)
+    # What the solver puts up is the most that we can win.
     if theirs < max(1, terms.minimum(SOLVER)):
         raise HandshakeRefused(
             "the solver promises less than its own terms ask of it",

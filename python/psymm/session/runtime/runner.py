@@ -45,6 +45,7 @@ from psymm.session.protocol import (
     VerifyCollateral,
 )
 from psymm.session.protocol.budget import MOST_AHEAD, Load
+from psymm.session.protocol.dispatch import Expect
 from psymm.session.runtime.chain_tasks import ChainTasks
 from psymm.session.runtime.clock import Clock
 from psymm.session.runtime.collateral import Collateral
@@ -300,17 +301,16 @@ class SessionRunner(EffectInterpreter):
 
     # --- commands -----------------------------------------------------------------------------
 
-    async def send(self, message: Message) -> RecordedFrame:
-        """Sign a message; returns when it is durable and on its way.
-
-        A lone session on a fast disk may return without a checkpoint.
+    async def send(self, message: Message, expect: Expect | None = None) -> RecordedFrame:
+        """Sign a message; returns when it is durable and on its way. A lone session on a fast disk
+        may return without a checkpoint. expect: As for `SessionProtocol.send`.
 
         Raises what `SessionProtocol.send` and the guard raise, JournalError, and JsonError (a
         ValueError) for a value that the vocabulary cannot carry.
         Cancelled: the frame is signed and will be sent (now or on resuming), but the caller does
         not learn its number.
         """
-        entry, effects = self._signed(message)
+        entry, effects = self._signed(message, expect)
         self.perform(effects, alone=self._rounds.inlets <= 1)
         await self._until_done(self._taken)
         return entry
@@ -321,15 +321,15 @@ class SessionRunner(EffectInterpreter):
 
         alone: Nothing else is posted with it, so its commit need not wait for more.
         """
-        entry, effects = self._signed(message)
+        entry, effects = self._signed(message, None)
         self.perform(effects, alone=alone and self._rounds.inlets <= 1)
         return entry
 
-    def _signed(self, message: Message) -> tuple[RecordedFrame, Effects]:
+    def _signed(self, message: Message, expect: Expect | None) -> tuple[RecordedFrame, Effects]:
         now = self.clock.now_ns()
         if self.guard is not None:
             self.guard.check(message, now)
-        entry, effects = self.protocol.send(message, now)
+        entry, effects = self.protocol.send(message, now, expect)
         # The guard counts what was really signed: `protocol.send` may still refuse.
         if self.guard is not None:
             self.guard.signed(message, now)

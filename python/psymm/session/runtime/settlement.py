@@ -33,9 +33,8 @@ What is durable when: the planned settlement before our wallet signs it, our sig
 sent, both signatures before the move is sent. So either side can continue after a crash, and the
 chain accepts the move only once, from either side.
 
-Longer than 500 lines: proposing, answering and resuming are one machine over one state, and whoever
-audits what is kept, signed and sent in which order needs all three in view. What reads the record
-and the journal is in `settlement_record` and `settlement_documents`.
+Proposing, answering and resuming stay in one file, so that a reader sees together what is kept,
+signed and sent, and in which order.
 """
 
 from __future__ import annotations

@@ -97,6 +97,8 @@ def settlement_from(document: bytes, notes: dict[bytes, Note]) -> PlannedSettlem
     """The settlement from its document; None if its notes are not known."""
     raw = json.loads(document)
     inputs = [notes.get(bytes.fromhex(one)) for one in raw["inputs"]]
+    # A session's settlement spends two notes, one of each side, so it never has an empty input. A
+    # note is unknown only if its opening was lost.
     if raw["empty"] is not None or inputs[0] is None or inputs[1] is None:
         return None
     first, second = (

@@ -285,6 +285,8 @@ class SolverSessions:
         """Drop a session from memory; its journal stays."""
         session = self._sessions.get(runner.agreement.custody)
         if session is not None and session.runner is runner:
+            # `_keep` takes it out of `_sessions` when its run has ended. Doing that here would let
+            # the custody be loaded again while the old runner still writes.
             session.scope.cancel()
 
     async def remembers(self, custody: bytes) -> bool:
