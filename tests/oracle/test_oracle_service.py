@@ -1,4 +1,7 @@
-"""One signer and all kinds of peers and followers, on real sockets."""
+"""One signer and all kinds of peers and followers, on real sockets.
+
+This file is long because each kind of peer and follower meets the same running signer.
+"""
 
 from __future__ import annotations
 

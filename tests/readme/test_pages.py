@@ -126,10 +126,8 @@ def test_gas_of_a_revocation_is_what_the_benches_measured() -> None:
 
 def test_what_a_lane_may_send_between_checkpoints_is_the_terms_default() -> None:
     limits = Limits()
-    assert f"| {limits.frames:,}; {limits.bytes:,} | terms' default |" in LOSSES.read_text()
-    assert (
-        f"at {limits.frames:,} frames or {limits.bytes // 10**6} MB of a lane" in LOSSES.read_text()
-    )
+    assert f"| {limits.frames:,}; {limits.bytes:,}, in whole frames |" in LOSSES.read_text()
+    assert f"at {limits.frames:,} frames or {limits.bytes:,} bytes of a lane" in LOSSES.read_text()
 
 
 def test_a_revocation_is_looked_for_as_often_as_the_page_says() -> None:
