@@ -24,7 +24,6 @@ from psymm.api import (
     IncomingQuoteRequest,
     Session,
     Solver,
-    TraderPolicy,
     connect,
     scaled,
 )
