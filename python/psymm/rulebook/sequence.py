@@ -49,11 +49,11 @@ from psymm.rulebook.account import AgreedCheckpoint, CheckpointOffer, Lane
 from psymm.rulebook.books import Account
 from psymm.rulebook.checkpoint import NO_MARK, Named
 from psymm.rulebook.events import Event, Fault, Ruling, is_fault
-from psymm.rulebook.inputs import ChainFacts, ReplayInputs, RuledFrame
+from psymm.rulebook.inputs import FRAME_BYTES, ChainFacts, ReplayInputs, RuledFrame
 from psymm.rulebook.live_account import LiveAccount
 from psymm.rulebook.rules import MOST_UNCOVERED, NO_TIME, judge
 from psymm.rulebook.violation import FactsBehind, Violation
-from psymm.terms import Terms
+from psymm.terms import CLOSING_BYTES, Terms
 
 _NEVER_UNDONE: Final = 2**64
 _LONG: Final = 256
@@ -321,6 +321,9 @@ class FrameSequence:
             account.undo_to(mark)
             raise
         rulings.append(Ruling(entry.lane, entry.seq, said, legal_time or account.clock, violation))
+        # A frame beyond its lane's limits does not exist: nothing is kept of it (``spec.md`` 10).
+        if violation is not None and violation.name == "lane-full":
+            return
         self.events.append(
             Event(entry, legal_time, mark, account.solver_seq, violation, violation, named, shaken)
         )
@@ -363,6 +366,16 @@ class FrameSequence:
         offered = self.offered if saved is None else saved.offered
         found = (a for a in offered if point is not None and a.solver_seq == point.solver_seq)
         return next(found, None)
+
+    def is_full(self, entry: RuledFrame, last: AgreedCheckpoint | None) -> bool:
+        """Whether a solver frame is beyond its lane's limits, before what it would cover.
+
+        last: the checkpoint in force then. A trader frame that is only projected may have brought a
+            newer one into force in ``account``, and another replay may not project it.
+        """
+        lane, counted = entry.lane, 0 if last is None else last.bytes_sent[entry.lane]
+        sent = self.account.bytes_sent[lane] - counted + entry.size + FRAME_BYTES
+        return sent > self.terms.limits.bytes + CLOSING_BYTES
 
     def sent_at(self, saved: SavedState | None, seq: int) -> int:
         """The sendingTime of a solver frame that no trader frame in effect covers.

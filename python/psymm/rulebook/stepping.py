@@ -20,10 +20,16 @@ from psymm.rulebook.account import AgreedCheckpoint, CheckpointOffer, Lane
 from psymm.rulebook.books import Account, Books
 from psymm.rulebook.checkpoint import Named
 from psymm.rulebook.events import Fault, Ruling, fault_of
-from psymm.rulebook.inputs import ChainFacts, ReplayInputs, RuledFrame, VerifiedFrame, has_come
+from psymm.rulebook.inputs import (
+    ChainFacts,
+    ReplayInputs,
+    RuledFrame,
+    VerifiedFrame,
+    has_come,
+)
 from psymm.rulebook.sequence import FrameSequence, SavedState
 from psymm.rulebook.violation import FactsBehind, FrameOutOfOrder, Violation
-from psymm.terms import Terms
+from psymm.terms import CLOSING_BYTES, Terms
 
 
 @dataclass(slots=True)
@@ -359,6 +365,10 @@ class Replay:
     def _try_solvers(self, stated: RuledFrame) -> _Trial:
         entry = self._seen(stated)
         rulings: list[Ruling] = []
+        # A frame beyond its lane's limits does not exist, so it covers nothing.
+        sent = self._sequence.account.bytes_sent[Lane.SOLVER]
+        if sent > CLOSING_BYTES and self._sequence.is_full(entry, self.checkpoint):
+            return self._try_nothing(stated, entry)
         # The projection assumes exactly this, so it can stay.
         on_top = self._covers_all_in_time(entry)
         rest: list[RuledFrame] = []
@@ -377,15 +387,16 @@ class Replay:
         except FactsBehind:
             self._sequence.restore(saved)
             raise
-        found = rulings[-1].violation
-        if found is not None and found.name == "lane-full" and self._pending:
-            # It does not exist, so it covers nothing.
-            self._sequence.restore(saved)
-            self._undo_ahead()
-            saved, on_top = self._sequence.save(base=True), False
-            rulings, rest = [], self._pending.copy()
-            self._sequence.apply(entry, entry.sending_time, rulings)
         self._trial = _Trial(stated, entry, saved, rulings, on_top, rest)
+        return self._trial
+
+    def _try_nothing(self, stated: RuledFrame, entry: RuledFrame) -> _Trial:
+        """A solver frame beyond its lane's limits."""
+        self._undo_ahead()
+        saved = self._sequence.save(base=True)
+        rulings: list[Ruling] = []
+        self._sequence.apply(entry, entry.sending_time, rulings)
+        self._trial = _Trial(stated, entry, saved, rulings, False, self._pending)
         return self._trial
 
     def _keep_trial(self) -> tuple[Ruling, ...]:
