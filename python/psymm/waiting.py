@@ -24,9 +24,6 @@ MOST_IDLE: Final = 64
 """Idle workers that we keep for the next jobs."""
 _FEW: Final = 64
 
-Job = Callable[[trio.CancelScope], Awaitable[None]]
-"""Receives the scope in which it runs, which may cancel it."""
-
 
 class Sleeper:
     """A place where one task at a time can sleep.
@@ -35,10 +32,7 @@ class Sleeper:
         asleep: The task that sleeps here, or None.
     """
 
-    __slots__ = ("asleep",)
-
-    def __init__(self) -> None:
-        self.asleep: trio.lowlevel.Task | None = None
+    asleep: trio.lowlevel.Task | None = None
 
     async def sleep(self) -> None:
         """Sleep until `wake`. Cancelled: raises Cancelled; then nobody is asleep here."""
@@ -79,10 +73,11 @@ class Deadlines:
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Timed]] = []
         self._numbers = count()
-        # Entries that were still asleep at the last cleaning, and the moment `_run` sleeps for.
+        # Entries that were still asleep at the last cleaning.
         self._live = 0
+        # The moment for which `_run` sleeps, and the scope that ends its sleep.
         self._due = float("inf")
-        self._earlier = Sleeper()
+        self._sleep = trio.CancelScope()
         self._running = False
 
     def add(self, at: float, sleeper: Timed) -> None:
@@ -97,9 +92,9 @@ class Deadlines:
         if not self._running:
             self._running = True
             trio.lowlevel.spawn_system_task(self._run)
-        # The task sleeps for a later moment: wake it, so that it looks again.
+        # The task sleeps for a later moment: let it wake at this one.
         elif at < self._due:
-            self._earlier.wake()
+            self._due = self._sleep.deadline = at
 
     async def _run(self) -> None:
         try:
@@ -112,8 +107,9 @@ class Deadlines:
                     if sleeper.asleep:
                         sleeper.wake()
                 self._due = self._heap[0][0] if self._heap else float("inf")
-                with trio.move_on_at(self._due):
-                    await self._earlier.sleep()
+                self._sleep = trio.CancelScope(deadline=self._due)
+                with self._sleep:
+                    await trio.sleep_forever()
         finally:
             self._running = False
 
@@ -132,12 +128,28 @@ class Alarm:
         self._ring()
 
 
-class _Worker(Sleeper):
-    __slots__ = ("job",)
+class Worker(Sleeper):
+    """A task that runs jobs, one after another.
+
+    Attributes:
+        job: What it runs next.
+        scope: What it runs in. One scope serves many jobs, until one of them is cancelled.
+        cancelled: Whether the job was cancelled. To ask the scope costs a reading of the clock.
+    """
 
     def __init__(self) -> None:
-        super().__init__()
         self.job: Job | None = None
+        self.scope = trio.CancelScope()
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        """Cancel the job that runs."""
+        self.cancelled = True
+        self.scope.cancel()
+
+
+Job = Callable[[Worker], Awaitable[None]]
+"""Receives the worker that runs it, which can cancel it."""
 
 
 class Workers:
@@ -145,7 +157,7 @@ class Workers:
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
-        self._idle: list[_Worker] = []
+        self._idle: list[Worker] = []
 
     def start(self, job: Job) -> None:
         """Start a job. Raises SessionClosed if the nursery takes no more tasks; then nothing was
@@ -160,15 +172,15 @@ class Workers:
 
     async def _work(self, first: Job) -> None:
         """Run jobs until there are enough idle workers."""
-        worker = _Worker()
+        worker = Worker()
         job: Job | None = first
         while True:
-            with trio.CancelScope() as scope:
-                # One scope serves many jobs, until one of them is cancelled by it.
-                while not scope.cancel_called:
+            with trio.CancelScope() as worker.scope:
+                worker.cancelled = False
+                while not worker.cancelled:
                     if job is not None:
                         given, job = job, None
-                        await given(scope)
+                        await given(worker)
                         continue
                     if len(self._idle) >= MOST_IDLE:
                         return

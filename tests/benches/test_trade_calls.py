@@ -20,10 +20,10 @@ import session_processes as bench
 from psymm.api import connect
 from psymm.journal import committer
 
-MOST_CALLS: Final = 1_010
+MOST_CALLS: Final = 820
 """For a trade and side, of one session. Lower it when a trade becomes cheaper; raise it for no less
-than a reason that is written here. A trade's own are some 960: a busy machine adds turns."""
-MOST_AROUND: Final = 570
+than a reason that is written here. A trade's own are some 760: a busy machine adds turns."""
+MOST_AROUND: Final = 450
 """Of these, all that is no protocol, rulebook, message, record or journal."""
 TRADES: Final = 30
 _INSIDE: Final = (

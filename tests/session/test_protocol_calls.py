@@ -25,7 +25,7 @@ from psymm.messages import (
 )
 from psymm.terms import UNIT
 
-MOST_CALLS: Final = 320
+MOST_CALLS: Final = 305
 """For a trade and side. Lower it when a trade becomes cheaper; raise it for no less than a reason
 that is written here."""
 TRADES: Final = 40

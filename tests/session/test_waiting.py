@@ -7,7 +7,7 @@ import trio
 import trio.testing
 
 from psymm.errors import SessionClosed
-from psymm.waiting import MOST_IDLE, Deadlines, Sleeper, Workers
+from psymm.waiting import MOST_IDLE, Deadlines, Sleeper, Worker, Workers
 
 
 async def settle() -> None:
@@ -82,7 +82,7 @@ async def test_what_was_woken_otherwise_leaves_the_heap(
 async def test_one_worker_runs_one_job_after_the_other() -> None:
     tasks = list[trio.lowlevel.Task]()
 
-    async def job(scope: trio.CancelScope) -> None:
+    async def job(worker: Worker) -> None:
         tasks.append(trio.lowlevel.current_task())
         await trio.lowlevel.checkpoint()
 
@@ -100,17 +100,17 @@ async def test_one_worker_runs_one_job_after_the_other() -> None:
 
 
 async def test_a_job_that_is_cancelled_ends_and_its_worker_goes_on() -> None:
-    scopes, ran = list[trio.CancelScope](), list[str]()
+    workers_seen, ran = list[Worker](), list[str]()
 
-    async def long(scope: trio.CancelScope) -> None:
-        scopes.append(scope)
+    async def long(worker: Worker) -> None:
+        workers_seen.append(worker)
         await trio.sleep_forever()
 
-    async def late(scope: trio.CancelScope) -> None:
-        scope.cancel()  # after its last checkpoint
+    async def late(worker: Worker) -> None:
+        worker.cancel()  # after its last checkpoint
         ran.append("late")
 
-    async def short(scope: trio.CancelScope) -> None:
+    async def short(worker: Worker) -> None:
         await trio.lowlevel.checkpoint()
         ran.append("short")
 
@@ -118,7 +118,7 @@ async def test_a_job_that_is_cancelled_ends_and_its_worker_goes_on() -> None:
         workers = Workers(nursery)
         workers.start(long)
         await settle()
-        scopes[0].cancel()
+        workers_seen[0].cancel()
         await settle()
         for job in (late, short):
             workers.start(job)
@@ -129,7 +129,7 @@ async def test_a_job_that_is_cancelled_ends_and_its_worker_goes_on() -> None:
 
 
 async def test_no_more_workers_are_kept_than_was_said_and_none_of_a_nursery_that_is_over() -> None:
-    async def job(scope: trio.CancelScope) -> None:
+    async def job(worker: Worker) -> None:
         await trio.lowlevel.checkpoint()
 
     async with trio.open_nursery() as nursery:

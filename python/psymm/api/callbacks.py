@@ -51,8 +51,8 @@ from psymm.session.protocol import (
     TextReceived,
 )
 from psymm.session.runtime.idle import IdleEnd
-from psymm.session.runtime.settlement import SettlementFlow
-from psymm.waiting import Workers
+from psymm.session.runtime.settlement import FRAMES, TRADING, SettlementFlow
+from psymm.waiting import Worker, Workers
 
 if TYPE_CHECKING:
     from psymm.api.solver import Solver
@@ -78,9 +78,9 @@ class CallbackDispatch:
         self._nursery = nursery
         self._workers = workers
         self._running = 0
-        # Scopes of running callbacks, and of those that work on an order, by its id.
-        self._callbacks: set[trio.CancelScope] = set()
-        self._at_work: dict[str, trio.CancelScope] = {}
+        # What runs the callbacks, and those that work on an order, by its id.
+        self._callbacks: set[Worker] = set()
+        self._at_work: dict[str, Worker] = {}
         # Set when no callback runs any more; made by who waits for it.
         self._quiet: trio.Event | None = None
         # Orders that a callback has seen. `_catch_up` does not show them again.
@@ -123,7 +123,10 @@ class CallbackDispatch:
     def on_event(self, event: Event) -> None:
         """Turn an event into callbacks. Does not block and does not raise."""
         solver, session = self._solver, self._session
-        self._settlement_flow.on_event(event)
+        # Plain trading concerns only a settlement's steps that wait for the account to change.
+        trading = isinstance(event, FRAMES) and type(event.entry.message) in TRADING
+        if self._settlement_flow.waiting or not trading:
+            self._settlement_flow.on_event(event)
         match event:
             # Answer before the frame is durable, to save the time of a commit. The answer is
             # written after it.
@@ -169,8 +172,8 @@ class CallbackDispatch:
 
     def part(self) -> None:
         """We leave: end the callbacks, and leave no quotes open while we are away."""
-        for scope in self._callbacks:
-            scope.cancel()
+        for worker in self._callbacks:
+            worker.cancel()
         protection = self._session.protection
         if protection.cancel_on_disconnect and self._session.runner.protocol.synced:
             self._post(protection.quotes())
@@ -188,8 +191,8 @@ class CallbackDispatch:
         if protection.after_break:
             # Callbacks that work on an order rely on prices from before the break. Cancel them; the
             # orders are shown again.
-            for name, scope in self._at_work.items():
-                scope.cancel()
+            for name, worker in self._at_work.items():
+                worker.cancel()
                 self._seen.discard(name)
         if protection.killed is not None:
             self.halt()
@@ -288,19 +291,19 @@ class CallbackDispatch:
         decline: Callable[[str], Awaitable[None]] | None,
         busy: bool,
         order: str | None,
-        scope: trio.CancelScope,
+        worker: Worker,
     ) -> None:
         """Run one callback, and count it while it runs."""
-        self._callbacks.add(scope)
+        self._callbacks.add(worker)
         if order is not None and not busy:
-            self._at_work[order] = scope
+            self._at_work[order] = worker
         try:
             await self._answer(answer, decline, busy)
         finally:
             # A later callback may work on this order by now.
-            if order is not None and self._at_work.get(order) is scope:
+            if order is not None and self._at_work.get(order) is worker:
                 del self._at_work[order]
-            self._callbacks.discard(scope)
+            self._callbacks.discard(worker)
             self._running -= 1
             if not self._running and self._quiet is not None:
                 self._quiet.set()

@@ -31,7 +31,7 @@ from psymm.session.protocol import (
     Stopped,
     TextReceived,
 )
-from psymm.session.runtime.settlement import SettlementFlow
+from psymm.session.runtime.settlement import FRAMES, TRADING, SettlementFlow
 from psymm.session.runtime.trader import ConnectionLost
 from psymm.waiting import Deadlines, Sleeper
 
@@ -94,8 +94,12 @@ class EventCache:
             case Resumed() | _:
                 pass
         # Before the listeners and waiting calls, so that they see the settlement's new state.
-        if self.settlement_flow is not None and not isinstance(event, ConnectionLost):
-            self.settlement_flow.on_event(event)
+        flow = self.settlement_flow
+        if flow is not None and not isinstance(event, ConnectionLost):
+            # Plain trading concerns only its steps that wait for the account to change.
+            trading = isinstance(event, FRAMES) and type(event.entry.message) in TRADING
+            if flow.waiting or not trading:
+                flow.on_event(event)
         for listener in self.listeners:
             listener(event)
         if not isinstance(event, FrameSent):
@@ -184,10 +188,7 @@ class EventCache:
 class _Wait(Sleeper):
     """One call of `until`, and its result."""
 
-    __slots__ = ("error", "even_closed", "found", "value")
-
     def __init__(self, found: Callable[[], object], even_closed: bool) -> None:
-        super().__init__()
         self.found = found
         self.even_closed = even_closed
         self.value: object = None

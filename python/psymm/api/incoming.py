@@ -143,12 +143,15 @@ class IncomingQuoteRequest:
     ) -> None:
         """Quote a firm price for the quantity asked; the trader can hit it once.
 
-        Raises Refused (off tick, crossed, too long …), NotNow. Cancelled: it may be signed.
+        It is signed when this returns, and sent as soon as it is durable.
+
+        Raises Refused (off tick, crossed, too long …), NotNow.
         """
         runner = self.session.runner
         # The rules refuse a longer life.
         life = min(int(valid_s * SECOND), self.session.terms.timeouts.quote_life)
-        await runner.send(
+        # No wait: the terms bound how many quotes may be open, so none can pile up.
+        runner.post(
             Quote(
                 quote_id=self.session.next_id("q"),
                 symbol=self.symbol,
@@ -158,7 +161,8 @@ class IncomingQuoteRequest:
                 offer_px=None if ask is None else scaled(ask),
                 bid_size=None if bid is None else self.request.order_qty,
                 offer_size=None if ask is None else self.request.order_qty,
-            )
+            ),
+            alone=True,
         )
 
     async def reject(self, why: str = "") -> None:

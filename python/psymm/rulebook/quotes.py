@@ -49,7 +49,8 @@ def ask(account: LiveAccount, said: QuoteRequest) -> None:
         side=said.side,
     )
     account.put(account.requests, said.quote_req_id, request)
-    account.next_expiry = min(account.next_expiry, expire)
+    if expire < account.next_expiry:
+        account.next_expiry = expire
 
 
 def decline_request(account: LiveAccount, said: QuoteRequestReject) -> None:
@@ -100,7 +101,8 @@ def quote(account: LiveAccount, entry: RuledFrame, said: Quote) -> None:
         offer_size=said.offer_size,
     )
     account.put(account.quotes, said.quote_id, live)
-    account.next_expiry = min(account.next_expiry, said.valid_until_time)
+    if said.valid_until_time < account.next_expiry:
+        account.next_expiry = said.valid_until_time
 
 
 def hit(account: LiveAccount, quote: LiveQuote) -> None:

@@ -215,7 +215,8 @@ def rule(  # noqa: C901
         case m.NewOrderSingle():
             orders.send(account, entry, said)
             # Payees were named for the flat account, which an order ends.
-            settlement.forget_payees(account)
+            if account.trader_payee or account.solver_payee:
+                settlement.forget_payees(account)
         case m.OrderCancelRequest():
             orders.ask_cancel(account, said)
         case m.OrderCancelReplaceRequest():
@@ -274,9 +275,11 @@ def _admit(account: Books, entry: RuledFrame, said: m.Message) -> None:
         refuse("frozen", msg_type=said.MSG_TYPE, deadline=_deadline(account))
     # At the limit only what lets the lane checkpoint or end is allowed (``spec.md`` 10).
     limits = account.terms.limits
-    frames, sent = account.since_checkpoint(lane)
-    if (frames > limits.frames or sent > limits.bytes) and not isinstance(said, _AT_LIMIT):
-        refuse("lane-at-limit", frames=frames, bytes=sent)
+    # No lane is there before it has sent so much in all.
+    if entry.seq > limits.frames or account.bytes_sent[lane] > limits.bytes:
+        frames, sent = account.since_checkpoint(lane)
+        if (frames > limits.frames or sent > limits.bytes) and not isinstance(said, _AT_LIMIT):
+            refuse("lane-at-limit", frames=frames, bytes=sent)
     if isinstance(said, _NOT_YET):
         refuse("not-yet-in-force", msg_type=said.MSG_TYPE)
     if isinstance(said, (*_TRADERS, *_SOLVERS)) and not account.trading_open:

@@ -70,6 +70,11 @@ class Replay:
     ) -> None:
         """start: the account of a checkpoint in force, to replay from there."""
         self._sequence = FrameSequence(inputs, terms, facts or ChainFacts(), start)
+        self.latest: Books = self._sequence.account
+        """The account as judged last, perhaps with pending frames and a frame that was only tried.
+
+        It changes with the next step. For what need not be exact.
+        """
         first = self._sequence.account.snapshot()
         # The trader's frames that no solver frame covers yet.
         self._pending: list[RuledFrame] = []
@@ -130,14 +135,6 @@ class Replay:
         if self._projected is None:
             self._projected = self._sequence.account.snapshot()
         return self._projected
-
-    @property
-    def latest(self) -> Books:
-        """The account as judged last, perhaps with pending frames and a frame that was only tried.
-
-        It changes with the next step. For what need not be exact.
-        """
-        return self._sequence.account
 
     @property
     def pending(self) -> tuple[RuledFrame, ...]:
@@ -328,7 +325,9 @@ class Replay:
             floor = self._pending[0].seq - 1 if self._pending else self._heads[0]
             sent = self._pending_at
         skew = self._sequence.terms.timeouts.skew
-        if entry.peer_seq <= floor or has_come(sent(entry.peer_seq), entry.sending_time, skew):
+        if entry.peer_seq <= floor or sent(entry.peer_seq) <= entry.sending_time:
+            return entry
+        if has_come(sent(entry.peer_seq), entry.sending_time, skew):
             return entry
         # Dates in a lane never decrease, so a binary search finds the last frame it can have seen.
         seen = bisect_left(

@@ -46,17 +46,12 @@ class Deadline:
     act: Callable[[SessionState, ConnectionState, Effects, int], None] | None
 
 
-def beat_ns(s: SessionState) -> int:
-    """Between two signs of life."""
-    return s.params.heartbeat_s * SECOND
-
-
 # --- silence -------------------------------------------------------------------------------------
 
 
 def _silent_at(s: SessionState, connection: ConnectionState) -> int:
     # A TestRequest goes out after 1.5 heartbeats of silence; the peer has one more to answer.
-    return connection.last_heard + beat_ns(s) * 5 // 2
+    return connection.last_heard + s.params.heartbeat_ns * 5 // 2
 
 
 def _end_silence(s: SessionState, connection: ConnectionState, out: Effects, now: int) -> None:
@@ -66,7 +61,7 @@ def _end_silence(s: SessionState, connection: ConnectionState, out: Effects, now
 def _test_at(s: SessionState, connection: ConnectionState) -> int | None:
     if connection.test_sent is not None:
         return None
-    return connection.last_heard + beat_ns(s) * 3 // 2
+    return connection.last_heard + s.params.heartbeat_ns * 3 // 2
 
 
 def _test(s: SessionState, connection: ConnectionState, out: Effects, now: int) -> None:
@@ -75,7 +70,7 @@ def _test(s: SessionState, connection: ConnectionState, out: Effects, now: int) 
 
 
 def _beat_at(s: SessionState, connection: ConnectionState) -> int:
-    return connection.last_sent + beat_ns(s)
+    return connection.last_sent + s.params.heartbeat_ns
 
 
 def _beat(s: SessionState, _connection: ConnectionState, out: Effects, now: int) -> None:
@@ -216,7 +211,7 @@ def act(
 def next_due(s: SessionState, connection: ConnectionState | None, now: int) -> int:
     """When to call `act` next, nanoseconds. Never more than one heartbeat away."""
     if connection is None or connection.closing is not None:
-        return now + beat_ns(s)
+        return now + s.params.heartbeat_ns
     return _wake(connection, _soonest(s, connection, now), now)
 
 
@@ -233,7 +228,7 @@ def is_postponed(s: SessionState, connection: ConnectionState, now: int) -> bool
 
 
 def _soonest(s: SessionState, connection: ConnectionState, now: int) -> int:
-    soonest = now + beat_ns(s)
+    soonest = now + s.params.heartbeat_ns
     for row in ALL:
         due = row.due(s, connection)
         if due is not None and due < soonest:

@@ -335,10 +335,12 @@ class SessionParams:
     response_timeout_ns: int = 20 * SECOND
     """How long a Logon, a resume or a resend may stay unanswered."""
 
+    heartbeat_ns: int = field(init=False)
     cover_after_ns: int = field(init=False)
     """After this time a Heartbeat covers an uncovered frame of the peer: well below T."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "heartbeat_ns", self.heartbeat_s * SECOND)
         object.__setattr__(self, "cover_after_ns", min(self.acknowledge_ns // 4, SECOND))
 
 

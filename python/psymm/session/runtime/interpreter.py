@@ -111,9 +111,7 @@ class EffectInterpreter(ABC):
         self.lane = protocol.lane
         self.journal = journal
         self.clock = clock
-        self.stats = SessionStats(
-            protocol.record.agreement.custody, protocol.lane, clock, protocol.state
-        )
+        self.stats = SessionStats(protocol.record.agreement.custody, protocol.lane, protocol.state)
         self._listener = on_event
         # Effects from before `run` started: there is no nursery to carry them out in yet.
         self._early: list[Effects] = []

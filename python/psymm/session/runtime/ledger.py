@@ -264,7 +264,11 @@ class RulebookLedger:
         return None
 
     def _step(self, recorded: RecordedFrame) -> Sequence[Ruling]:
-        """Step the next frame. Raises as `Replay.step_entry`; then nothing has changed."""
+        """Step the next frame. Raises as `Replay.step_entry`; then nothing has changed.
+
+        Returns the violations. We leave out what was ruled again because of another frame that was
+        late: that is nobody's fault, so there is nothing to reject.
+        """
         frame, bad = recorded.frame, recorded.bad_payload
         entry = RuledFrame(
             LANES[frame.lane],
@@ -278,11 +282,7 @@ class RulebookLedger:
         # Check it before it is pending: it may have to wait for its fact.
         if entry.lane is Lane.TRADER and isinstance(entry.message, ChainFact):
             self._replay.dry_run(entry)
-        return self._found(self._replay.step_entry(entry))
-
-    def _found(self, rulings: Sequence[Ruling]) -> Sequence[Ruling]:
-        """The violations among rulings. We leave out what was ruled again because of another frame
-        that was late: that is nobody's fault, so there is nothing to reject."""
+        rulings = self._replay.step_entry(entry)
         # All of this for each frame, so without a call where nothing has changed.
         account = self._replay.latest
         limits, last = account.terms.limits, account.checkpoint

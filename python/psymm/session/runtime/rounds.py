@@ -102,7 +102,8 @@ class Rounds:
         if not self._running:
             self._running = True
             trio.lowlevel.spawn_system_task(self._run)
-        self._more.wake()
+        elif self._more.asleep:
+            self._more.wake()
 
     async def _run(self) -> None:
         """Make rounds for as long as inlets hold messages, then sleep until one does."""

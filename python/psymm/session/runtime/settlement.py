@@ -115,8 +115,8 @@ LEAST_LIFE_S: Final = 120.0
 LOOK_AGAIN_S: Final = 10.0
 """Seconds between two looks at a clock that may be set, or at a chain that is down."""
 
-_FRAMES: Final = (FrameReceived, FrameSent, ProvisionalFrame)
-_TRADING: Final = (QuoteRequest, Quote, NewOrderSingle, ExecutionReport)
+FRAMES: Final = (FrameReceived, FrameSent, ProvisionalFrame)
+TRADING: Final = (QuoteRequest, Quote, NewOrderSingle, ExecutionReport)
 """Messages that never begin a settlement. They are nearly all the traffic."""
 
 
@@ -184,7 +184,7 @@ class SettlementFlow:
         # The peer's signature that came as a text, not on the record.
         self._text_signature: SettlementAcceptance | None = None
         self._changed = trio.lowlevel.ParkingLot()
-        self._waiting = 0
+        self.waiting = 0
         runner.at_end.append(self._wake)
         if runner.protocol.synced:
             self._resume()  # Heads agreed before we listened, so no `Resumed` will come.
@@ -199,8 +199,8 @@ class SettlementFlow:
     def on_event(self, event: Event) -> None:
         """Act on an event. Does not block and does not raise."""
         # Fast path: trading messages only wake the steps that wait for the account to change.
-        if isinstance(event, _FRAMES) and type(event.entry.message) in _TRADING:
-            if self._waiting:
+        if isinstance(event, FRAMES) and type(event.entry.message) in TRADING:
+            if self.waiting:
                 self._wake()
             return
         match event:
@@ -275,7 +275,7 @@ class SettlementFlow:
             self._steps.discard(step)
 
     def _wake(self) -> None:
-        if self._waiting:  # Most events come while nothing waits here.
+        if self.waiting:  # Most events come while nothing waits here.
             self._changed.unpark_all()
 
     async def _guarded(self, work: Callable[..., Awaitable[None]], *given: object) -> None:
@@ -848,9 +848,9 @@ class SettlementFlow:
                     raise self._runner.protocol.error
                 if (over := self._runner.over) is not None:
                     raise over
-                self._waiting += 1
+                self.waiting += 1
                 try:
                     await self._changed.park()
                 finally:
-                    self._waiting -= 1
+                    self.waiting -= 1
         raise PeerSilent(f"the other side did not {what}", waited_s=within_s)

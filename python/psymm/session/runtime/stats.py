@@ -41,7 +41,6 @@ from psymm.session.protocol import (
     Stopped,
 )
 from psymm.session.protocol.budget import Load
-from psymm.session.runtime.clock import Clock
 from psymm.transcript.record import RecordedFrame
 
 log = logging.getLogger(__name__)
@@ -179,8 +178,9 @@ class RunnerStatistics:
         frames: Frames on the record.
         waiting: Lists of effects that are not yet durable.
         load: What we hold for the peer now.
-        last_in_ns: Our clock when the peer's last frame was durable; None before the first.
-        last_out_ns: Our clock when our last frame was durable; None before the first.
+        last_in_ns: Our clock when the peer's last frame was durable, as of the last input; None
+            before the first.
+        last_out_ns: The same for our last frame; None before the first.
         covered_ns: How long the peer took to cover the last frame of ours that we measured, both
             journals included.
     """
@@ -202,8 +202,9 @@ _NUMBERS: Final = tuple(one.name for one in fields(Traffic) if one.name not in _
 
 
 class NoiseCounts(Protocol):
-    """What a protocol counts of a peer's noise and gaps, since it was made."""
+    """What a protocol counts of a peer's noise and gaps, since it was made, and its clock."""
 
+    now: int
     malformed: int
     resends_asked: int
     frames_resent: int
@@ -218,10 +219,9 @@ class SessionStats:
         noises: What the protocol counts.
     """
 
-    def __init__(self, custody: bytes, lane: int, clock: Clock, noises: NoiseCounts) -> None:
+    def __init__(self, custody: bytes, lane: int, noises: NoiseCounts) -> None:
         self._custody = "0x" + custody.hex()
         self._lane = lane
-        self._clock = clock
         self._noises = noises
         self._told = (0, 0, 0)
         self._counts: Counter[str] = Counter()
@@ -299,7 +299,7 @@ class SessionStats:
         if isinstance(event, FrameReceived):
             entry = event.entry
             self._counts["frames_in"] += 1
-            self.last_in_ns = now = self._clock.now_ns()
+            self.last_in_ns = now = self._noises.now
             # We measure one frame of ours at a time, which keeps the cost per frame constant.
             if self._uncovered is not None and entry.frame.peer_seq >= self._uncovered[0]:
                 self.covered_ns = now - self._uncovered[1]
@@ -307,7 +307,7 @@ class SessionStats:
         elif isinstance(event, FrameSent):
             entry = event.entry
             self._counts["frames_out"] += 1
-            self.last_out_ns = now = self._clock.now_ns()
+            self.last_out_ns = now = self._noises.now
             if self._uncovered is None:
                 self._uncovered = (entry.frame.seq, now)
             if isinstance(entry.message, Reject):
