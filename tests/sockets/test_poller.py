@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import sys
@@ -211,9 +212,16 @@ async def test_a_closed_socket_is_forgotten_before_its_number_is_used_again() ->
     async with connections(3) as (found, poller):
         closed, _, _ = found
         number = closed.far.socket.fileno()
+        # No lower number may be free, or the next socket gets that one.
+        gc.collect()
+        lower = [os.dup(0)]
+        while lower[-1] < number:
+            lower.append(os.dup(0))
         await closed.stream.aclose()
         async with trio.open_nursery() as nursery:
             again = Connection(poller, Bounds())
+            for one in lower:
+                os.close(one)
             assert number in (again.far.socket.fileno(), again.near.socket.fileno())
             await again.begin(nursery)
             await settle()
