@@ -9,24 +9,18 @@ All methods block for at most one disk write; the service calls them in a thread
 from __future__ import annotations
 
 import sqlite3
-import threading
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from psymm.oracle.agreement import SignerConvicted
 from psymm.oracle.rounds import OracleError, SignedRound, encode_round
-from psymm.private_files import keep_database_private
-from psymm.storage import FileBusy, StorageError, storage_error
+from psymm.owned_database import OwnedDatabase
 
 VERSION: Final = 1
 CHUNK: Final = 32
 """Rounds that are read at once."""
 _TABLES: Final = """
-CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE votes (timestamp INTEGER PRIMARY KEY, root BLOB NOT NULL) STRICT;
 CREATE TABLE rounds (
     timestamp INTEGER PRIMARY KEY,
@@ -61,75 +55,22 @@ class OracleStoreError(OracleError):
     remedy = "Nothing more was signed. Use another --home, or put the file back"
 
 
-class OracleStore:
+class OracleStore(OwnedDatabase):
     """The file. Only one process can open it; another gets OracleStoreError."""
+
+    role = "signer"
+    tables = _TABLES
+    version = VERSION
+    unusable = OracleStoreError
 
     def __init__(self, path: Path, chain_id: int, contract: str, signer: str, keep_s: int) -> None:
         """Open or create the file, for one signer of one deployment.
 
         keep_s: how long votes and rounds are kept, by their own time.
-        Raises StorageError if the system refuses; OracleStoreError if the file is damaged, of
-        another version, signer or contract, or open in another process.
+        Raises as `OwnedDatabase` does.
         """
-        self._path = path
         self._keep_ns = keep_s * _NS
-        self._lock = threading.Lock()
-        keep_database_private(path)
-        try:
-            self._db = sqlite3.connect(
-                path, isolation_level=None, check_same_thread=False, timeout=1.0
-            )
-            try:
-                self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
-                self._db.execute("PRAGMA journal_mode = WAL")
-                self._db.execute("PRAGMA synchronous = FULL")
-                self._open({"chainId": str(chain_id), "contract": contract, "signer": signer})
-            except BaseException:
-                self._db.close()
-                raise
-        except sqlite3.Error as error:
-            raise self._refused(error) from None
-
-    def _open(self, owner: Mapping[str, str]) -> None:
-        with self._transaction():
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                for statement in _TABLES.split(";"):
-                    self._db.execute(statement)
-                self._db.executemany("INSERT INTO facts VALUES (?, ?)", owner.items())
-                self._db.execute(f"PRAGMA user_version = {VERSION}")
-                return
-            if version != VERSION:
-                raise OracleStoreError(
-                    "it was written by another version of this program",
-                    path=self._path,
-                    found=version,
-                    expected=VERSION,
-                )
-            known = dict(self._db.execute("SELECT name, value FROM facts").fetchall())
-            for name, value in owner.items():
-                if known.get(name) != value:
-                    raise OracleStoreError(
-                        f"it belongs to another {name}; use another home for this signer",
-                        path=self._path,
-                        found=known.get(name),
-                        expected=value,
-                    )
-
-    def close(self) -> None:
-        with self._lock:
-            self._db.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+        super().__init__(path, {"chainId": str(chain_id), "contract": contract, "signer": signer})
 
     # --- what we sign -------------------------------------------------------------------------
 
@@ -223,25 +164,3 @@ class OracleStore:
                 return self._db.execute(statement, values).fetchall()
         except sqlite3.Error as error:
             raise self._refused(error) from None
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._lock:
-            try:
-                self._db.execute("BEGIN IMMEDIATE")
-                try:
-                    yield
-                    self._db.execute("COMMIT")
-                except BaseException:
-                    # SQLite may have rolled back already, for example on a full disk.
-                    if self._db.in_transaction:
-                        self._db.execute("ROLLBACK")
-                    raise
-            except (sqlite3.Error, OverflowError) as error:
-                raise self._refused(error) from None
-
-    def _refused(self, failed: Exception) -> OracleStoreError | StorageError:
-        found = storage_error(self._path, failed)
-        if isinstance(found, FileBusy):
-            return OracleStoreError("another process has it open", path=self._path)
-        return found or OracleStoreError(str(failed), path=self._path)

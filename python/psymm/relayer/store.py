@@ -11,18 +11,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-from psymm.private_files import keep_database_private
+from psymm.owned_database import OwnedDatabase
 from psymm.relayer.errors import RelayerStoreError
-from psymm.storage import FileBusy, StorageError, storage_error
 from psymm.strict_json import loads
 
 VERSION = 1
@@ -30,7 +25,6 @@ KEPT = 1_000
 """How many ended sends are kept to answer repeated calls; older ones are deleted, so that a stream
 of calls cannot fill the disk."""
 _TABLES = """
-CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE sends (
     id INTEGER PRIMARY KEY,
     digest BLOB NOT NULL,
@@ -87,77 +81,18 @@ class Send:
     transactions: tuple[bytes, ...]
 
 
-class Store:
+class Store(OwnedDatabase):
     """The file. Only one process can open it; another gets RelayerStoreError."""
 
+    role = "relayer"
+    tables = _TABLES
+    version = VERSION
+    unusable = RelayerStoreError
+
     def __init__(self, path: Path, chain_id: int, contract: str, relayer: str) -> None:
-        """Open or create the file, for one relayer on one contract.
-
-        Raises StorageError if the system refuses; RelayerStoreError if the file is damaged, of
-        another version, relayer or contract, or open in another process.
-        """
-        self._path = path
-        self._lock = threading.Lock()
-        keep_database_private(path)
-        try:
-            self._db = sqlite3.connect(
-                path, isolation_level=None, check_same_thread=False, timeout=1.0
-            )
-            try:
-                # Another process would resume the same calls. FULL, because in WAL mode anything
-                # less can lose the last commits when power fails, and a node may have what they
-                # record.
-                self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
-                self._db.execute("PRAGMA journal_mode = WAL")
-                self._db.execute("PRAGMA synchronous = FULL")
-                self._db.execute("PRAGMA foreign_keys = ON")
-                self._open({"chainId": str(chain_id), "contract": contract, "relayer": relayer})
-            except BaseException:
-                self._db.close()
-                raise
-        except sqlite3.Error as error:
-            raise self._refused(error) from None
-
-    def _open(self, owner: dict[str, str]) -> None:
-        with self._transaction():
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                for statement in _TABLES.split(";"):
-                    self._db.execute(statement)
-                self._db.executemany("INSERT INTO facts VALUES (?, ?)", owner.items())
-                self._db.execute(f"PRAGMA user_version = {VERSION}")
-                return
-            if version != VERSION:
-                raise RelayerStoreError(
-                    "it was written by another version of this program",
-                    path=self._path,
-                    found=version,
-                    expected=VERSION,
-                )
-            for name, value in owner.items():
-                row = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
-                if row is None or row[0] != value:
-                    raise RelayerStoreError(
-                        f"it belongs to another {name}; use another home for this relayer",
-                        path=self._path,
-                        found=row[0] if row else None,
-                        expected=value,
-                    )
-
-    def close(self) -> None:
-        with self._lock:
-            self._db.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+        """Open or create the file, for one relayer on one contract. Raises as `OwnedDatabase`
+        does."""
+        super().__init__(path, {"chainId": str(chain_id), "contract": contract, "relayer": relayer})
 
     def add(
         self,
@@ -270,25 +205,3 @@ class Store:
             except ValueError as bad:
                 raise RelayerStoreError(f"send {row[0]}: {bad}", path=self._path) from None
             yield send
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._lock:
-            try:
-                self._db.execute("BEGIN IMMEDIATE")
-                try:
-                    yield
-                    self._db.execute("COMMIT")
-                except BaseException:
-                    # SQLite may have rolled back already, for example on a full disk.
-                    if self._db.in_transaction:
-                        self._db.execute("ROLLBACK")
-                    raise
-            except (sqlite3.Error, OverflowError) as error:
-                raise self._refused(error) from None
-
-    def _refused(self, failed: sqlite3.Error | OverflowError) -> RelayerStoreError | StorageError:
-        found = storage_error(self._path, failed)
-        if isinstance(found, FileBusy):
-            return RelayerStoreError("another process has it open", path=self._path)
-        return found or RelayerStoreError(str(failed), path=self._path)
