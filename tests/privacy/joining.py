@@ -1,6 +1,6 @@
 """The adversary: joins a trader's transactions to a solver's, with one strategy after another.
 
-Each strategy looks for one kind of likeness between transactions (`likenesses`). Whatever it finds
+Each strategy looks for one kind of likeness between transactions (`likenesses`). What it finds
 is followed from a trader's own transactions to a solver's, over any number of transactions in
 between.
 """

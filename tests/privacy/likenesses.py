@@ -253,8 +253,8 @@ def near_elements(observation: Observation) -> Likeness:
 
 
 def weak_secrets(observation: Observation) -> Likeness:
-    """Blindings and salts that can be guessed: small numbers, addresses, keys, and whatever else
-    is published.
+    """Blindings and salts that can be guessed: small numbers, addresses, keys, and other
+    published values.
 
     With a note's blinding its nullifier can be computed, so the move that spends it is known; with
     a custody's salt and a blinding, its commitments can be, so both its parties are.

@@ -157,7 +157,7 @@ def test_rule_11_an_order_that_has_ended_leaves_nothing_in_the_account(scene: Sc
     for _ in range(300):
         assert scene.trade(limit("again")) is None
         assert scene.solver(report("d", "again", ExecType.REJECTED)) is None
-    assert len(scene.account.document()) <= empty + 20, "but for numbers that have grown"
+    assert len(scene.account.document()) <= empty + 20, "only numbers have grown"
     assert len(scene.account.ended_orders) <= 128
 
 

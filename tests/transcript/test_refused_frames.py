@@ -12,7 +12,7 @@ from psymm.transcript.record import Record
 
 
 def signed(signers: Signers, message: Message, seq: int, previous: bytes) -> Frame:
-    """A frame of the trader, signed, whatever its place."""
+    """A signed frame of the trader, in any place."""
     custody = signers.opening.custody
     return sign_frame(
         signers.keys[TRADER],

@@ -112,7 +112,7 @@ class VaultCollateral:
         direct = all(isinstance(one, DirectSender) for one in self._senders)
         needed = amount + (0 if direct else most_fee(terms, amount))
         async with self._looking:
-            # Whoever waited for the lock uses what the one before has read.
+            # A task that waited for the lock uses what the task before it has read.
             looked, available = self._looked.get(token, (float("-inf"), 0))
             if trio.current_time() - looked > LOOK_S:
                 # Anybody may ask, so we do not read chain and file for each request.

@@ -67,7 +67,7 @@ class EventCache:
         takes an error here for a bug and ends the session."""
         self.count += 1
         match event:
-            # A quote binds the solver alone, so it may be used before it is on our disk. Whatever
+            # A quote binds the solver alone, so it may be used before it is on our disk. What
             # moves money is kept only after that, below.
             case ProvisionalFrame(entry):
                 self._offered(entry.message)

@@ -1,12 +1,12 @@
 """How signers come to sign one root for each moment. Pure: calls go in, effects come out.
 
 Each moment of the grid has an order of proposers, which rotates. The first proposes its own reading
-at once; if that brings no agreement, the next does after a slot, and so on. Whoever has signed
-nothing for the moment yet compares a proposal with its own reading. If it has the same feeds and
+at once; if that brings no agreement, the next does after a slot, and so on. A signer that has
+signed nothing for the moment compares a proposal with its own reading. If it has the same feeds and
 all values are within the tolerance, it countersigns. With a threshold of signatures the round is
 agreed.
 
-What a signer promises, whatever its peers do:
+A signer keeps these promises even if its peers lie:
 
 - It signs one root for a moment at most, and moments only in rising order. `SignRound` says what to
   sign; the caller makes that durable, then signs and sends. A restart knows the last moment.
@@ -16,9 +16,9 @@ What a signer promises, whatever its peers do:
   price itself, and no round that lacks a feed that it can price: an absence has legal force
   (`spec.md` 47).
 
-A proposal is held until its proposer's slot has begun, so that nobody proposes always by being
-first. A peer that signs two roots of one moment is convicted by its two signatures; it counts for
-nothing from then on.
+A proposal is held until its proposer's slot has begun. Otherwise the fastest signer would always
+be the proposer. A peer that signs two roots of one moment is convicted by its two signatures. It
+counts for nothing from then on.
 
 With m of n, two roots of one moment need 2m − n signers who sign both (`spec.md` 41).
 """

@@ -13,7 +13,7 @@ the grid, dated ahead or out of order, a message that is too long, or silence. R
 connection come in rising order, so a signer cannot keep us busy with old ones.
 
 Two valid rounds of one moment with different roots prove that signers signed twice. The first one
-stays, the second is kept as a `RoundConflict`: whoever hands rounds to a court should know.
+stays. The second is kept as a `RoundConflict`, which a party should see before it goes to court.
 
 It asks for whole rounds only, never for a feed (`spec.md` 42).
 """

@@ -3,11 +3,11 @@
 The rules assign to its fields (``account.clock = …``) and change its tables by ``put`` and
 ``drop``. Each change adds its old value to an undo log. So a rule changes the account as it goes
 along; if it then finds a violation, ``rules.judge`` undoes what it did. ``sequence`` undoes frames
-in the same way: whatever rests on a frame that was late, and whatever was only tried.
+in the same way: those that rest on a frame that was late, and those that were only tried.
 
-A mark is a place in the log: its length at a moment. Whoever trims the log at its old end
-(``forget``) lowers the marks that it keeps. The log reaches back to the oldest frame that may still
-be undone, and so it stays short.
+A mark is a place in the log: its length at a moment. After ``forget`` has trimmed the old end of
+the log, its caller lowers the marks that it keeps. The log reaches back to the oldest frame that
+may still be undone, and so it stays short.
 """
 
 from __future__ import annotations

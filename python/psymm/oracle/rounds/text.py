@@ -5,7 +5,7 @@
      "signatures":["0x…"]}
 
 without white space. A leaf of three is a funding rate and ends with its epoch. The root is not
-there: whoever reads a round computes it. 256 prices take about 8 kB.
+in the text; the reader computes it. 256 prices take about 8 kB.
 """
 
 from __future__ import annotations
