@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
-from psymm.cli.exit_status import CommandError
+from psymm.cli.exit_status import CommandError, Exit
 from psymm.storage import translate_errors
 
 
@@ -19,3 +20,38 @@ def read_toml(path: Path, refused: Callable[[str], CommandError]) -> dict[str, A
     except (ValueError, RecursionError) as error:
         # tomllib does not catch what int() and deep nesting raise inside it.
         raise refused(f"{path} is not TOML: {error}") from None
+
+
+def bad_config(what: str) -> CommandError:
+    """The error for a service's configuration."""
+    return CommandError("bad-config", f"Configuration: {what}.", Exit.USAGE)
+
+
+def known_keys(table: dict[str, Any], names: frozenset[str], where: str) -> dict[str, Any]:
+    """The table itself. Raises `bad_config` for a key that is not in `names`."""
+    for name in table:
+        if name not in names:
+            raise bad_config(f"{where} has no key {name!r}; it may have {', '.join(sorted(names))}")
+    return table
+
+
+def text_of(table: Mapping[str, Any], name: str, default: str | None = None) -> str:
+    """A key's text, which is not empty. Raises `bad_config`."""
+    value = table.get(name, default)
+    if value is None:
+        raise bad_config(f"{name} is missing")
+    if not isinstance(value, str) or not value:
+        raise bad_config(f'{name} is written as a string, like {name} = "1"')
+    return value
+
+
+def positive_decimal(table: Mapping[str, Any], name: str) -> Decimal:
+    """A key's decimal above zero, written as text. Raises `bad_config`."""
+    text = text_of(table, name)
+    try:
+        value = Decimal(text)
+    except InvalidOperation:
+        raise bad_config(f"{name}: {text!r} is not a decimal") from None
+    if not value.is_finite() or value <= 0:
+        raise bad_config(f"{name} must be above zero")
+    return value

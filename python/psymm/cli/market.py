@@ -45,13 +45,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from psymm.api.amounts import AmountInvalid, scaled
-from psymm.cli.configuration import read_toml
-from psymm.cli.exit_status import CommandError, Exit
+from psymm.cli.configuration import bad_config, known_keys, positive_decimal, read_toml, text_of
 from psymm.cli.feed import (
     NS,
     ConstantFeed,
@@ -182,26 +181,26 @@ def load_market(path: Path, deployment: Deployment, now_ns: int) -> Market:
     that are unsound; PolicyRefused for terms that harm the maker itself; TokenUnlisted for a
     token that the deployment does not list.
     """
-    raw = read_toml(path, _bad)
-    _known(raw, _TOP, "the file")
-    token = deployment.token(_text(raw, "token"))
+    raw = read_toml(path, bad_config)
+    known_keys(raw, _TOP, "the file")
+    token = deployment.token(text_of(raw, "token"))
     instruments = raw.get("instrument")
     if not isinstance(instruments, list) or not instruments:
-        raise _bad("it needs at least one [[instrument]]")
+        raise bad_config("it needs at least one [[instrument]]")
     for one in instruments:
         if not isinstance(one, dict):
-            raise _bad("instrument is written as [[instrument]]")
-        _known(one, _INSTRUMENT, "an instrument")
+            raise bad_config("instrument is written as [[instrument]]")
+        known_keys(one, _INSTRUMENT, "an instrument")
     feed_table = raw.get("feed", {})
     if not isinstance(feed_table, dict):
-        raise _bad("feed is written as [feed]")
-    _known(feed_table, _FEED, "[feed]")
+        raise bad_config("feed is written as [feed]")
+    known_keys(feed_table, _FEED, "[feed]")
 
     def units(name: str, default: str | None = None) -> int:
-        return parse_amount(_text(raw, name, default), token.decimals)
+        return parse_amount(text_of(raw, name, default), token.decimals)
 
     def reserve(name: str) -> int:
-        text = _text(raw, name, "0")
+        text = text_of(raw, name, "0")
         return 0 if text == "0" else parse_amount(text, token.decimals)
 
     minimums = (units("trader_minimum"), units("solver_minimum"))
@@ -217,15 +216,15 @@ def load_market(path: Path, deployment: Deployment, now_ns: int) -> Market:
     )
     collateral = units("collateral")
     if collateral < minimums[1]:
-        raise _bad("collateral is below solver_minimum, so no session could begin")
-    spread = _decimal(raw, "spread_bps")
-    at_most = _text(raw, "fill_at_most", "1000000")
+        raise bad_config("collateral is below solver_minimum, so no session could begin")
+    spread = positive_decimal(raw, "spread_bps")
+    at_most = text_of(raw, "fill_at_most", "1000000")
     style = Style(
         half_spread_bps=spread / 2,
         quote_life_ns=min(_whole(raw, "quote_life_s", 20) * NS, terms.timeouts.quote_life),
-        decline_above=parse_price(_text(raw, "decline_above", "1000000"), "decline_above"),
+        decline_above=parse_price(text_of(raw, "decline_above", "1000000"), "decline_above"),
         fill_at_most=parse_price(at_most, "fill_at_most"),
-        close_at_most=parse_price(_text(raw, "close_at_most", at_most), "close_at_most"),
+        close_at_most=parse_price(text_of(raw, "close_at_most", at_most), "close_at_most"),
     )
     policy = solver_policy(raw.get("policy", {}))
     policy.check(terms, collateral, now_ns)
@@ -236,7 +235,7 @@ def load_market(path: Path, deployment: Deployment, now_ns: int) -> Market:
 def _caps(raw: Mapping[str, Any]) -> Caps:
     from psymm.session.runtime.protection import Caps
 
-    notional = _text(raw, "notional_at_most", "0")
+    notional = text_of(raw, "notional_at_most", "0")
     return Caps(
         fills=_whole(raw, "fills_at_most", 1) if "fills_at_most" in raw else None,
         notional=None if notional == "0" else _whole_text(notional, "notional_at_most"),
@@ -258,10 +257,10 @@ def _terms(
 
     def made(one: dict[str, Any]) -> Instrument:
         def number(name: str) -> int:
-            return _scaled(_text(one, name, _DEFAULTS.get(name)), name)
+            return _scaled(text_of(one, name, _DEFAULTS.get(name)), name)
 
         rates = Rates(cva=number("cva"), lf=number("lf"), mm=number("mm"))
-        symbol = _text(one, "symbol")
+        symbol = text_of(one, "symbol")
         return Instrument(
             symbol=symbol,
             tick=number("tick"),
@@ -273,7 +272,7 @@ def _terms(
             solver=rates,
             open_fee=number("open_fee"),
             close_fee=number("close_fee"),
-            feed=_text(one, "series", "constant"),
+            feed=text_of(one, "series", "constant"),
         )
 
     return Terms(
@@ -299,67 +298,45 @@ def _terms(
 
 
 def _feed(table: Mapping[str, Any], instruments: list[dict[str, Any]], now_ns: int) -> Feed:
-    kind = _text(table, "kind", "constant")
+    kind = text_of(table, "kind", "constant")
     if kind == "constant":
         return ConstantFeed(
-            {_text(one, "symbol"): parse_price(_text(one, "price"), "price") for one in instruments}
+            {
+                text_of(one, "symbol"): parse_price(text_of(one, "price"), "price")
+                for one in instruments
+            }
         )
     if kind != "replay":
-        raise _bad(f"feed.kind is replay or constant, not {kind!r}")
+        raise bad_config(f"feed.kind is replay or constant, not {kind!r}")
     first = _date(table, "from") if "from" in table else None
     last = _date(table, "to") if "to" in table else None
     series = {
-        _text(one, "symbol"): load_series(_text(one, "series"), first, last) for one in instruments
+        text_of(one, "symbol"): load_series(text_of(one, "series"), first, last)
+        for one in instruments
     }
     started = table.get("started")
     if started is not None:
         if not isinstance(started, datetime) or started.tzinfo is None:
-            raise _bad("feed.started is a time with its zone, like 2026-01-01T00:00:00Z")
+            raise bad_config("feed.started is a time with its zone, like 2026-01-01T00:00:00Z")
         now_ns = int(started.timestamp()) * NS
     if ("values_per_second" in table) == ("values_per_quote" in table):
-        raise _bad("[feed] of kind replay needs either values_per_second or values_per_quote")
+        raise bad_config("[feed] of kind replay needs either values_per_second or values_per_quote")
     if "values_per_quote" in table:
         return ReplayFeed(series, now_ns, Decimal(0), _whole(table, "values_per_quote", 1))
-    return ReplayFeed(series, now_ns, _decimal(table, "values_per_second"))
-
-
-def _known(table: Mapping[str, Any], names: frozenset[str], where: str) -> None:
-    for name in table:
-        if name not in names:
-            raise _bad(f"{where} has no key {name!r}; it may have {', '.join(sorted(names))}")
-
-
-def _text(table: Mapping[str, Any], name: str, default: str | None = None) -> str:
-    value = table.get(name, default)
-    if value is None:
-        raise _bad(f"{name} is missing")
-    if not isinstance(value, str) or not value:
-        raise _bad(f'{name} is written as a string, like {name} = "1"')
-    return value
+    return ReplayFeed(series, now_ns, positive_decimal(table, "values_per_second"))
 
 
 def _whole(table: Mapping[str, Any], name: str, default: int) -> int:
     value = table.get(name, default)
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        raise _bad(f"{name} is a whole number above zero")
+        raise bad_config(f"{name} is a whole number above zero")
     return value
 
 
 def _whole_text(text: str, name: str) -> int:
     if not text.isdecimal() or len(text) > 78 or int(text) == 0:
-        raise _bad(f'{name} is a whole number in a string, like {name} = "500000"')
+        raise bad_config(f'{name} is a whole number in a string, like {name} = "500000"')
     return int(text)
-
-
-def _decimal(table: Mapping[str, Any], name: str) -> Decimal:
-    text = _text(table, name)
-    try:
-        value = Decimal(text)
-    except InvalidOperation:
-        raise _bad(f"{name}: {text!r} is not a decimal") from None
-    if not value.is_finite() or value <= 0:
-        raise _bad(f"{name} must be above zero")
-    return value
 
 
 def _scaled(text: str, name: str) -> int:
@@ -367,15 +344,11 @@ def _scaled(text: str, name: str) -> int:
     with suppress(AmountInvalid):
         if (value := scaled(text)) >= 0:
             return value
-    raise _bad(f"{name}: {text!r} is not a decimal of at most 18 places")
+    raise bad_config(f"{name}: {text!r} is not a decimal of at most 18 places")
 
 
 def _date(table: Mapping[str, Any], name: str) -> date:
     value = table.get(name)
     if not isinstance(value, date) or isinstance(value, datetime):
-        raise _bad(f"{name} is a date, like {name} = 2030-01-01")
+        raise bad_config(f"{name} is a date, like {name} = 2030-01-01")
     return value
-
-
-def _bad(what: str) -> CommandError:
-    return CommandError("bad-config", f"Configuration: {what}.", Exit.USAGE)

@@ -39,13 +39,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Final
 
 from psymm.api.amounts import AmountInvalid, scaled
-from psymm.cli.configuration import read_toml
-from psymm.cli.exit_status import CommandError, Exit
+from psymm.cli.configuration import bad_config, known_keys, positive_decimal, read_toml, text_of
 from psymm.cli.feed import NS, ReplayFeed, load_series, parse_price
 from psymm.oracle.agreement import Tolerance
 from psymm.oracle.rounds import FEED_BYTES, RoundLeaf, SignerSet, is_feed
@@ -123,147 +121,120 @@ def load_oracle(path: Path) -> OracleSettings:
     Raises CommandError `bad-config` (exit 2) naming the key, or as `load_series` does;
     SignersUnsound; StorageError.
     """
-    raw = read_toml(path, _bad)
-    _known(raw, _TOP, "the file")
-    signers = [_known(one, _SIGNER, "a signer") for one in _tables(raw, "signer")]
-    endpoints = {_address(one): _text(one, "endpoint") for one in signers}
+    raw = read_toml(path, bad_config)
+    known_keys(raw, _TOP, "the file")
+    signers = [known_keys(one, _SIGNER, "a signer") for one in _tables(raw, "signer")]
+    endpoints = {_address(one): text_of(one, "endpoint") for one in signers}
     if len(endpoints) != len(signers):
-        raise _bad("an address is named for two signers")
+        raise bad_config("an address is named for two signers")
     table = raw.get("source")
     if not isinstance(table, dict):
-        raise _bad("source is written as [source]")
+        raise bad_config("source is written as [source]")
     feeds = _tables(raw, "feed")
     if len(feeds) > MOST_FEEDS:
-        raise _bad(f"there are at most {MOST_FEEDS} feeds")
+        raise bad_config(f"there are at most {MOST_FEEDS} feeds")
     names = [_feed_name(one) for one in feeds]
     if len(set(names)) != len(names):
-        raise _bad("a feed is named twice")
+        raise bad_config("a feed is named twice")
     board: PriceBoard | None = None
     source: PriceSource
     match table.get("kind"):
         case "lines":
-            _known(table, _LINES, "[source] of kind lines")
+            known_keys(table, _LINES, "[source] of kind lines")
             for one in feeds:
-                _known(one, _FEED_OF_LINES, "a feed of kind lines")
+                known_keys(one, _FEED_OF_LINES, "a feed of kind lines")
             source = board = PriceBoard(names, _whole(table, "stale_s", 5) * NS)
         case "replay":
             source = _replay(table, feeds, names)
         case _:
-            raise _bad('source.kind is "lines" or "replay"')
+            raise bad_config('source.kind is "lines" or "replay"')
     return OracleSettings(
         signers=SignerSet(tuple(endpoints), _whole(raw, "threshold", None)),
         endpoints=endpoints,
         tolerance=Tolerance(
-            parse_price(_text(raw, "tolerance"), "tolerance"),
-            parse_price(_text(raw, "rate_tolerance", "0.00001"), "rate_tolerance"),
+            parse_price(text_of(raw, "tolerance"), "tolerance"),
+            parse_price(text_of(raw, "rate_tolerance", "0.00001"), "rate_tolerance"),
         ),
         grid_ns=_whole(raw, "grid_s", 1) * NS,
         keep_s=_whole(raw, "keep_days", 30) * 86_400,
         source=source,
         board=board,
-        socket=_text(table, "socket") if "socket" in table else None,
+        socket=text_of(table, "socket") if "socket" in table else None,
     )
 
 
 def _replay(
     table: dict[str, Any], feeds: Sequence[dict[str, Any]], names: Sequence[str]
 ) -> ReplaySource:
-    _known(table, _REPLAY, "[source] of kind replay")
+    known_keys(table, _REPLAY, "[source] of kind replay")
     for one in feeds:
-        _known(one, _FEED_OF_REPLAY, "a feed of kind replay")
+        known_keys(one, _FEED_OF_REPLAY, "a feed of kind replay")
     started = table.get("started")
     if not isinstance(started, datetime) or started.tzinfo is None:
         # By default each signer would start at another place.
-        raise _bad("source.started is a time with its zone, like 2026-01-01T00:00:00Z")
+        raise bad_config("source.started is a time with its zone, like 2026-01-01T00:00:00Z")
     first, last = (_date(table, name) for name in ("from", "to"))
     series = {
-        name: load_series(_text(one, "series", name), first, last)
+        name: load_series(text_of(one, "series", name), first, last)
         for name, one in zip(names, feeds, strict=True)
     }
     rates = {
         name: _rate(one) for name, one in zip(names, feeds, strict=True) if "funding_rate" in one
     }
     if rates and "funding_epoch_s" not in table:
-        raise _bad("[source] needs funding_epoch_s, since a feed has a funding_rate")
+        raise bad_config("[source] needs funding_epoch_s, since a feed has a funding_rate")
     return ReplaySource(
-        ReplayFeed(series, int(started.timestamp()) * NS, _decimal(table, "values_per_second")),
+        ReplayFeed(
+            series, int(started.timestamp()) * NS, positive_decimal(table, "values_per_second")
+        ),
         rates,
         _whole(table, "funding_epoch_s", 28_800) * NS,
     )
 
 
 def _feed_name(table: Mapping[str, Any]) -> str:
-    name = _text(table, "name")
+    name = text_of(table, "name")
     if not is_feed(name):
-        raise _bad(f"feed {name!a} is not 1 to {FEED_BYTES} ASCII characters without spaces")
+        raise bad_config(f"feed {name!a} is not 1 to {FEED_BYTES} ASCII characters without spaces")
     return name
 
 
 def _address(table: Mapping[str, Any]) -> str:
     from psymm.addresses import checksum
 
-    text = _text(table, "address")
+    text = text_of(table, "address")
     raw = unhex(text)
     if raw is None or len(raw) != 20:
-        raise _bad(f"address {text!a} is not 0x and 40 digits")
+        raise bad_config(f"address {text!a} is not 0x and 40 digits")
     if text not in (checksum(raw), "0x" + raw.hex()):
-        raise _bad(f"address {text} has a typing error: its capitals are wrong")
+        raise bad_config(f"address {text} has a typing error: its capitals are wrong")
     return checksum(raw)
 
 
 def _rate(table: Mapping[str, Any]) -> int:
-    text = _text(table, "funding_rate")
+    text = text_of(table, "funding_rate")
     try:
         return scaled(text)
     except AmountInvalid:
-        raise _bad(f"funding_rate: {text!r} is not a decimal of at most 18 places") from None
-
-
-def _decimal(table: Mapping[str, Any], name: str) -> Decimal:
-    text = _text(table, name)
-    try:
-        value = Decimal(text)
-    except InvalidOperation:
-        raise _bad(f"{name}: {text!r} is not a decimal") from None
-    if not value.is_finite() or value <= 0:
-        raise _bad(f"{name} must be above zero")
-    return value
+        raise bad_config(f"funding_rate: {text!r} is not a decimal of at most 18 places") from None
 
 
 def _date(table: Mapping[str, Any], name: str) -> date | None:
     value = table.get(name)
     if value is not None and (not isinstance(value, date) or isinstance(value, datetime)):
-        raise _bad(f"{name} is a date, like {name} = 2018-10-01")
+        raise bad_config(f"{name} is a date, like {name} = 2018-10-01")
     return value
 
 
 def _tables(raw: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     found = raw.get(name)
     if not isinstance(found, list) or not found or not all(isinstance(one, dict) for one in found):
-        raise _bad(f"it needs at least one [[{name}]]")
+        raise bad_config(f"it needs at least one [[{name}]]")
     return found
-
-
-def _known(table: dict[str, Any], names: frozenset[str], where: str) -> dict[str, Any]:
-    for name in table:
-        if name not in names:
-            raise _bad(f"{where} has no key {name!r}; it may have {', '.join(sorted(names))}")
-    return table
-
-
-def _text(table: Mapping[str, Any], name: str, default: str | None = None) -> str:
-    value = table.get(name, default)
-    if not isinstance(value, str) or not value:
-        raise _bad(f'{name} is written as a string, like {name} = "1"')
-    return value
 
 
 def _whole(table: Mapping[str, Any], name: str, default: int | None) -> int:
     value = table.get(name, default)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 31:
-        raise _bad(f"{name} is a whole number above zero")
+        raise bad_config(f"{name} is a whole number above zero")
     return value
-
-
-def _bad(what: str) -> CommandError:
-    return CommandError("bad-config", f"Configuration: {what}.", Exit.USAGE)
