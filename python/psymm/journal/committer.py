@@ -160,6 +160,11 @@ class JournalCommitter(JournalTransactions):
         elif len(self._waiting) == 1:
             self._idle.wake()
 
+    @property
+    def has_room(self) -> bool:
+        """Whether no full group of writes waits for the disk."""
+        return len(self._waiting) < GROUP and not self._parked
+
     async def yield_to_commit(self) -> None:
         """Wait until a full group of writes is committed, if one is waiting for the disk.
 
@@ -168,10 +173,9 @@ class JournalCommitter(JournalTransactions):
         last. Groups grow with the disk's latency. Callers resume in order. Cancelled: raises
         Cancelled, nothing changed.
         """
-        waiting = len(self._waiting)
-        if waiting < GROUP and not self._parked:
+        if self.has_room:
             return
-        many = waiting >= GROUP * (1 + self._commit_s / QUICK_COMMIT_S)
+        many = len(self._waiting) >= GROUP * (1 + self._commit_s / QUICK_COMMIT_S)
         if (many or self._behind) and self._broken is None and not self._closed:
             self._parked += 1
             try:

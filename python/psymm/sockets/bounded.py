@@ -160,7 +160,6 @@ class BoundedStream(trio.abc.Stream):
         self._take = take
         if poller is not None and offer is not None and self._tcp is not None:
             self._poller, self._offer = poller, offer
-            poller.members += 1
 
     # --- trio.abc.Stream ----------------------------------------------------------------------
 
@@ -199,7 +198,7 @@ class BoundedStream(trio.abc.Stream):
             raise trio.BrokenResourceError from None
         try:
             poller = self._poller
-            if poller is not None and poller.members > 1 and between:
+            if poller is not None and between:
                 return await self._polled_bytes(poller)
             if self._tcp is None:
                 return bytes(await self._inner.receive_some(max_bytes))
@@ -340,9 +339,7 @@ class BoundedStream(trio.abc.Stream):
         # Before the socket is closed: another may have its number at once.
         self._stop_polling()
         self._reader.wake()
-        if self._poller is not None:
-            self._poller.members -= 1
-            self._poller = None
+        self._poller = None
         await self._inner.aclose()
 
     # --- reading headers ----------------------------------------------------------------------

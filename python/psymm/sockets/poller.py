@@ -19,14 +19,9 @@ MOST_READ: Final = 32
 
 
 class Poller:
-    """The sockets of one party. Its task is a system task: it serves sessions in any scope.
-
-    Attributes:
-        members: How many connections could use it. With one there is nothing to share.
-    """
+    """The sockets of one party. Its task is a system task: it serves sessions in any scope."""
 
     def __init__(self) -> None:
-        self.members = 0
         self._epoll: select.epoll | None = None
         self._ready: dict[int, Callable[[], None]] = {}
 

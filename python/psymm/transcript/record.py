@@ -270,9 +270,9 @@ class Record:
         # Nothing below can fail, so the record is never cut half.
         for lane, held in enumerate(self._lanes):
             del held[: point.seqs[lane] - self._before[lane]]
-        self._before = point.seqs
-        gone = [one for one in self.entries if one.frame.seq <= point.seqs[one.frame.lane]]
-        self.entries = [one for one in self.entries if one.frame.seq > point.seqs[one.frame.lane]]
+        self._before = counted = point.seqs
+        gone = [one for one in self.entries if one.frame.seq <= counted[one.frame.lane]]
+        self.entries = [one for one in self.entries if one.frame.seq > counted[one.frame.lane]]
         self._earlier.update(((one.frame.lane, one.frame.seq), one) for one in gone if known(one))
         return gone
 

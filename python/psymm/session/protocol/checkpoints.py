@@ -22,6 +22,7 @@ texts. We then report the first field that differs. That binds nobody, and tradi
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Final
 
 from psymm._core import keccak256
@@ -172,7 +173,7 @@ def compact(s: SessionState, point: Point) -> None:
     if s.record.starts_at is not None and s.record.starts_at.point == point:
         return
     try:
-        gone = s.record.truncate_to(point, lambda entry: _is_retained(s, entry))
+        gone = s.record.truncate_to(point, partial(_is_retained, s))
     except CheckpointRefused:
         return  # The record cannot be cut here. The next checkpoint may fit.
     for entry in gone:

@@ -3,7 +3,7 @@
 The way of a message:
 
 1. The connection's reader puts it into its `Inlet`, one at a time: a text, or some frames of a
-   binary message. The reader continues to read. Of several connections the party's `Poller` reads
+   binary message. The reader continues to read. Where the system can, the party's `Poller` reads
    what comes, and wakes a reader only for what is more than one binary message of a few frames.
 2. One task of the party (`Rounds._run`) takes what is in all inlets: a round. It reads the clock
    once and verifies all frames in one batch.
@@ -16,7 +16,8 @@ has no room (`Inlet.full`). Then the peer's sending stalls, too.
 A round takes at most MOST_TOGETHER connections. Longer ones move this process and its peers in
 lockstep: all of them compute, then all wait for the disk.
 
-A single connection has nothing to share, so its reader receives directly (`receive_alone`).
+A single connection has nothing to share: a frame that comes alone on it is received where it is
+left, without a round.
 """
 
 from __future__ import annotations
@@ -56,6 +57,11 @@ class Receiver(Protocol):
 class Committing(Protocol):
     """The journal, as a round needs it."""
 
+    @property
+    def has_room(self) -> bool:
+        """Whether `yield_to_commit` would not wait."""
+        ...
+
     async def yield_to_commit(self) -> None:
         """Wait while too much is queued for the disk."""
         ...
@@ -84,20 +90,15 @@ class Rounds:
         self.deadlines = Deadlines()
         self.poller = new_poller()
 
-    async def receive_alone(self, inlet: Inlet) -> None:
-        """Receive at once what the only connection brings. Cancelled: raises Cancelled; the message
-        may or may not be received."""
-        await self._journal.yield_to_commit()
-        claims = list[Claim]()
-        inlet.add_claims(claims)
-        if len(claims) != 1:
-            # More may follow at once, and other tasks must get their turn.
-            await trio.lowlevel.checkpoint()
-            await self._verifier.prefetch(claims)
-        inlet.receive(self._clock.now_ns())
-
     def add(self, inlet: Inlet) -> None:
-        """Note that an inlet holds a message. One of the next rounds receives it."""
+        """Note that an inlet holds a message. It is received now or in one of the next rounds."""
+        if self.inlets == 1 and not self._waiting and self._journal.has_room:
+            claims = list[Claim]()
+            inlet.add_claims(claims)
+            # More frames take longer, and other tasks must get their turn before.
+            if len(claims) == 1:
+                inlet.receive(self._clock.now_ns())
+                return
         self._waiting.append(inlet)
         if not self._running:
             self._running = True
@@ -151,11 +152,7 @@ class Inlet:
         if self._closed:
             return
         self._item = item
-        # A lone connection skips the round: there is nothing to gather.
-        if self._rounds.inlets == 1:
-            await self._rounds.receive_alone(self)
-        else:
-            self._rounds.add(self)
+        self._rounds.add(self)
 
     @property
     def free(self) -> bool:
