@@ -28,6 +28,10 @@ class Disk:
         self.shut = False
         self.opened = trio.Event()
 
+    @property
+    def has_room(self) -> bool:
+        return not self.shut
+
     async def yield_to_commit(self) -> None:
         if self.shut:
             await self.opened.wait()
@@ -137,10 +141,13 @@ async def test_the_only_connection_waits_for_no_round() -> None:
     verifier = FrameVerifier()
     rounds = Rounds(Disk(), Time(), verifier)
     session = Session(rounds)
-    await session.inlet.put("text")
     await session.inlet.put(FrameBatch([frame_of(1)], 0, None))
+    assert [now for _, now in session.received] == [1]
+    # Longer ones wait for one, so that other tasks get their turn.
     await session.inlet.put(FrameBatch([frame_of(2), frame_of(3)], 0, None))
-    assert [now for _, now in session.received] == [1, 2, 3]
+    assert len(session.received) == 1
+    await session.inlet.drained()
+    assert [now for _, now in session.received] == [1, 2]
     assert verifier.statistics().sizes == {2: 1}
 
 
