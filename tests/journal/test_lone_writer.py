@@ -11,7 +11,7 @@ import trio.testing
 from custody_scene import Signers
 
 from psymm.errors import JournalConflict
-from psymm.journal.committer import IN_A_ROW, LONE_COMMIT_S, PROBE
+from psymm.journal.committer import GROUP, IN_A_ROW, LONE_COMMIT_S, PROBE
 from psymm.journal.faults import JournalFailure
 from psymm.journal.high_water_mark import read_high_water_mark
 from psymm.journal.transaction import Append, Change
@@ -177,3 +177,42 @@ async def test_a_disk_that_looks_slow_is_measured_now_and_then_without_a_thread(
         # One was made here, and what it measured counts at once.
         assert len(threads) <= PROBE
         assert journal._commit_s < 10**3
+
+
+async def test_what_lingers_shares_the_commit_of_the_next_write_and_wakes_no_task(
+    tmp_path: Path,
+) -> None:
+    signers = Signers()
+    async with open_journal(tmp_path / "j.db") as journal:
+        await opened(journal, signers)
+        commits, told = journal.statistics().commits, list[str]()
+        asked, answer = more(journal, signers, SOLVER), more(journal, signers)
+        journal.write_soon([asked], lambda _: told.append("asked"), lingers=True)
+        await trio.testing.wait_all_tasks_blocked()
+        assert told == []
+        journal.write_soon([answer], lambda _: told.append("answer"), True)
+        assert told == ["asked", "answer"]
+        assert journal.statistics().commits == commits + 1
+
+
+async def test_what_lingers_is_committed_when_another_write_does_not_come_or_is_not_alone(
+    tmp_path: Path,
+) -> None:
+    signers = Signers()
+    told: list[str] = []
+    async with open_journal(tmp_path / "j.db") as journal:
+        await opened(journal, signers)
+        journal.write_soon([more(journal, signers)], lambda _: told.append("late"), lingers=True)
+        journal.commit_soon()
+        await trio.testing.wait_all_tasks_blocked()
+        assert told == ["late"]
+        journal.write_soon([more(journal, signers)], lambda _: told.append("offer"), lingers=True)
+        await journal.write(more(journal, signers))
+        assert told == ["late", "offer"]
+        for _ in range(GROUP):
+            change = more(journal, signers)
+            journal.write_soon([change], lambda _: told.append("many"), lingers=True)
+        await trio.testing.wait_all_tasks_blocked()
+        assert told[2:] == ["many"] * GROUP
+        journal.write_soon([more(journal, signers)], lambda _: told.append("end"), lingers=True)
+    assert told[-1] == "end"

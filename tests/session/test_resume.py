@@ -286,13 +286,13 @@ async def _died_before_write(lives: Lives, side: str, nth: int) -> bool:
         """All that this process writes goes through `write_soon`."""
         original = journal.write_soon
 
-        def mortal(changes: Sequence[Change], then: Durable, at_once: bool = False) -> None:
+        def mortal(changes: Sequence[Change], then: Durable, *how: bool) -> None:
             nonlocal written
             written += 1
             if written >= nth:
                 power.cancel()
             else:
-                original(changes, then, at_once)
+                original(changes, then, *how)
 
         journal.write_soon = mortal  # type: ignore[method-assign]
 

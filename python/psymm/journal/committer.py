@@ -2,8 +2,9 @@
 
 A write is queued with a callback. When the committing task wakes, it first lets every runnable task
 add to the queue. A lone writer to a fast disk spares itself that: it commits in its own step
-(`write_soon` with `at_once`). Either takes the whole queue, makes one transaction of it
-(`psymm.journal.transaction`), and then calls each write's callback.
+(`write_soon` with `at_once`), together with what it let wait there before (`lingers`). Either takes
+the whole queue, makes one transaction of it (`psymm.journal.transaction`), and then calls each
+write's callback.
 
 So no callback reports, and nobody sends, a frame that the disk does not hold or the high-water mark
 does not count.
@@ -94,6 +95,8 @@ class JournalCommitter(JournalTransactions):
         self._in_thread = 0
         self._probe_at = PROBE
         self._idle = Sleeper()
+        # Something waits for which nobody has woken the committing task.
+        self._lingers = False
         self._closed = False
         self._writes = 0
         self._commit_seconds = Histogram(COMMIT_SECONDS)
@@ -119,7 +122,13 @@ class JournalCommitter(JournalTransactions):
         if failed:
             raise failed[0]
 
-    def write_soon(self, changes: Sequence[Change], then: Durable, at_once: bool = False) -> None:
+    def write_soon(
+        self,
+        changes: Sequence[Change],
+        then: Durable,
+        at_once: bool = False,
+        lingers: bool = False,
+    ) -> None:
         """`write` without waiting: returns at once.
 
         Calls `then` once the changes are durable, or with the error that `write` would raise.
@@ -130,6 +139,8 @@ class JournalCommitter(JournalTransactions):
             then: whom to tell.
             at_once: nobody else has anything to add. If the disk is fast, the commit happens in
                 this call, and so do the callbacks. That saves two turns of the event loop.
+            lingers: another write will soon follow. This one waits for it, or for `commit_soon`,
+                which the caller must call in time.
         """
         # Fail at once: only reopening the journal can tell what the disk holds.
         if self._broken is not None:
@@ -156,8 +167,17 @@ class JournalCommitter(JournalTransactions):
         ):
             self._in_a_row += 1
             self._commit_here()
-        # Who queued the first one has woken the task already.
-        elif len(self._waiting) == 1:
+        elif lingers and len(self._waiting) < GROUP:
+            # Who queued the first one, without lingering, has woken the task already.
+            self._lingers = self._lingers or len(self._waiting) == 1
+        elif self._lingers or len(self._waiting) == 1:
+            self._lingers = False
+            self._idle.wake()
+
+    def commit_soon(self) -> None:
+        """Let writes that linger wait for no other. Does not block."""
+        if self._lingers:
+            self._lingers = False
             self._idle.wake()
 
     @property
@@ -177,6 +197,7 @@ class JournalCommitter(JournalTransactions):
             return
         many = len(self._waiting) >= GROUP * (1 + self._commit_s / QUICK_COMMIT_S)
         if (many or self._behind) and self._broken is None and not self._closed:
+            self.commit_soon()
             self._parked += 1
             try:
                 await self._behind.park()
@@ -233,7 +254,7 @@ class JournalCommitter(JournalTransactions):
             self._commit_here()
             return
         began, light, batch = perf_counter(), self._light, self._waiting
-        self._waiting, self._light, self._busy = [], True, True
+        self._waiting, self._light, self._busy, self._lingers = [], True, True, False
         if locked or not light:
             await self._commit_in_thread(self._commit, batch)
         elif self._gather(batch):
@@ -244,7 +265,7 @@ class JournalCommitter(JournalTransactions):
     def _commit_here(self) -> None:
         # Runs in an application's task, too, where a Ctrl-C would leave it half done.
         began, batch = perf_counter(), self._waiting
-        self._waiting, self._busy = [], True
+        self._waiting, self._busy, self._lingers = [], True, False
         self._commit(batch)
         # Measured without a wait for the interpreter, so a quicker commit counts at once.
         self._commit_s = min(self._commit_s, self._last_s)

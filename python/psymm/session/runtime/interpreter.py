@@ -11,7 +11,9 @@ What is durable when: nothing is sent, and no event is reported, before all that
 on disk. `ProvisionalFrame` is the one exception: the listener sees it as soon as it is queued.
 The journal keeps the order of its writes, so lists are fulfilled in the order in which they were
 performed. All writes of one scheduler step, of all sessions, share one commit. A lone session
-has nobody to share with: what it signs is on disk, sent and reported when `perform` returns.
+has nobody to share with: what it signs is on disk, sent and reported when `perform` returns. What
+it is asked or offered waits for the answer, so that one commit serves both, but for ANSWER_S at
+most.
 """
 
 from __future__ import annotations
@@ -68,11 +70,13 @@ from psymm.session.runtime.peer_connection import PeerConnection
 from psymm.session.runtime.stats import SessionStats
 from psymm.session.runtime.transport import MAX_BURST_BYTES
 from psymm.transcript.agreement import JournalledOpening
-from psymm.waiting import Sleeper
+from psymm.waiting import Alarm, Sleeper
 
 BACKLOG: Final = 64
 """Lists of effects that may wait for the journal. Beyond that we stop reading the socket."""
 NEVER: Final = 2**63
+ANSWER_S: Final = 0.1
+"""Seconds that a lone session's answer may take and still share a commit with what it answers."""
 
 _STORES: Final = frozenset(get_args(Store))
 _SENDS: Final = frozenset(get_args(Send))
@@ -131,6 +135,8 @@ class EffectInterpreter(ABC):
         self._wake = trio.Event()
         # When the protocol must look at its deadlines next, by its own clock.
         self._due = 0
+        # Rings when the answer to an offer takes too long to share its commit.
+        self._late: Alarm | None = None
 
     # --- what the runner adds -----------------------------------------------------------------
 
@@ -145,6 +151,10 @@ class EffectInterpreter(ABC):
     @abstractmethod
     def _arm(self, wake_at: int) -> None:
         """Tick at `wake_at`, by the protocol's clock."""
+
+    @abstractmethod
+    def _ring_at(self, at: float, alarm: Alarm) -> None:
+        """Ring at a moment of trio's clock."""
 
     # --- the way of a list --------------------------------------------------------------------
 
@@ -164,7 +174,9 @@ class EffectInterpreter(ABC):
                 self._early.append(effects)
             else:
                 # What the peer asks or offers may be answered at once: one commit for both.
-                self._write(effects, at_once=alone and not offers)
+                self._write(effects, at_once=alone and not offers, lingers=alone and bool(offers))
+                if alone and offers:
+                    self._expect_answer()
             # The frame is queued for the disk now, ahead of anything that is signed because of it.
             for offered in offers:
                 self._listener(offered)
@@ -172,7 +184,15 @@ class EffectInterpreter(ABC):
         if connection is not None and connection.wake_at < self._due:
             self._arm(connection.wake_at)
 
-    def _write(self, effects: Effects, *, at_once: bool = False) -> None:
+    def _expect_answer(self) -> None:
+        """Have what lingers committed within ANSWER_S, if no answer does it before."""
+        # One alarm serves all offers until it comes. Most are answered by then, and an alarm for
+        # each would cost more than it saves.
+        if self._late is None or not self._late.asleep:
+            self._late = Alarm(self.journal.commit_soon)
+            self._ring_at(trio.current_time() + ANSWER_S, self._late)
+
+    def _write(self, effects: Effects, *, at_once: bool = False, lingers: bool = False) -> None:
         """Hand what the effects store to the journal, in their order."""
         changes: list[Change] = []
         frames: list[tuple[Frame, bytes]] = []
@@ -195,7 +215,7 @@ class EffectInterpreter(ABC):
         # Effects that store nothing may skip the journal, but only if no earlier list is still
         # waiting for it: otherwise they would overtake.
         if changes or self._done < self._taken - 1:
-            self.journal.write_soon(changes, partial(self._durable, effects), at_once)
+            self.journal.write_soon(changes, partial(self._durable, effects), at_once, lingers)
         else:
             self._durable(effects, None)
 
@@ -355,6 +375,8 @@ class EffectInterpreter(ABC):
     async def _until_done(self, effects: int) -> None:
         """Wait until that many lists are carried out. Raises the error that ended the session."""
         if self._done < effects and self._failed is None:
+            # What lingers might be what we wait for, and nobody else may answer it.
+            self.journal.commit_soon()
             done = Sleeper()
             heappush(self._waiters, (effects, next(self._numbers), done))
             await done.sleep()

@@ -446,7 +446,7 @@ class SessionRunner(EffectInterpreter):
         return self._taken - self._done <= BACKLOG
 
     def failed(self, bug: Exception) -> None:
-        """As `Receiver.failed`: the bug ends this connection; `attach` raises it."""
+        """As `Receiver.failed`: `attach` raises the bug."""
         if self._connection is not None:
             self._connection.bug = bug
             self._connection.scope.cancel()
@@ -459,12 +459,14 @@ class SessionRunner(EffectInterpreter):
         self._due = wake_at if wake_at > now else self.protocol.next_tick(now)
         self._void_alarm()
         self._alarm = Alarm(self.tick)
-        due = trio.current_time() + (self._due - now) / 1e9
-        self._rounds.deadlines.add(due, self._alarm)
+        self._ring_at(trio.current_time() + (self._due - now) / 1e9, self._alarm)
 
     def _void_alarm(self) -> None:
         if self._alarm is not None:
             self._alarm.asleep, self._alarm = False, None
+
+    def _ring_at(self, at: float, alarm: Alarm) -> None:
+        self._rounds.deadlines.add(at, alarm)
 
     def tick(self) -> None:
         """The current alarm's moment has come."""
