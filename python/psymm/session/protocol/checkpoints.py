@@ -22,6 +22,7 @@ texts. We then report the first field that differs. That binds nobody, and tradi
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Final
 
 from psymm._core import keccak256
@@ -37,7 +38,7 @@ from psymm.session.protocol.status import SessionStatus
 from psymm.transcript.agreement import SOLVER, TRADER
 from psymm.transcript.checkpoint import Point
 from psymm.transcript.record import RecordedFrame
-from psymm.transcript.retained import retains
+from psymm.transcript.retained import RETAINED, retains
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +173,7 @@ def compact(s: SessionState, point: Point) -> None:
     if s.record.starts_at is not None and s.record.starts_at.point == point:
         return
     try:
-        gone = s.record.truncate_to(point, lambda entry: _is_retained(s, entry))
+        gone = s.record.truncate_to(point, partial(_is_retained, s))
     except CheckpointRefused:
         return  # The record cannot be cut here. The next checkpoint may fit.
     for entry in gone:
@@ -190,10 +191,8 @@ def _is_retained(s: SessionState, entry: RecordedFrame) -> bool:
     Nobody needs a frame of the peer that had no effect, or our Reject of it.
     """
     if entry.frame.lane == s.lane:
-        void = isinstance(entry.message, Reject)
-    else:
-        void = entry.frame.seq in s.lifecycle.rejected
-    return not void and retains(entry.message)
+        return isinstance(entry.message, RETAINED)
+    return entry.frame.seq not in s.lifecycle.rejected and retains(entry.message)
 
 
 # --- disagreement --------------------------------------------------------------------------------
