@@ -271,7 +271,8 @@ class Replay:
 
         Raises as ``step`` does.
         """
-        self._undo_trial()
+        if self._trial is not None:
+            self._undo_trial()
         self._check_place(entry)
         tries = self._try_traders if entry.lane is Lane.TRADER else self._try_solvers
         return tries(entry).rulings[-1].violation

@@ -268,11 +268,15 @@ class Record:
         # Raises before anything changes.
         self.starts_at = base_snapshot(point, b"", frames)
         # Nothing below can fail, so the record is never cut half.
+        counted = point.seqs
         for lane, held in enumerate(self._lanes):
-            del held[: point.seqs[lane] - self._before[lane]]
-        self._before = counted = point.seqs
-        gone = [one for one in self.entries if one.frame.seq <= counted[one.frame.lane]]
-        self.entries = [one for one in self.entries if one.frame.seq > counted[one.frame.lane]]
+            del held[: counted[lane] - self._before[lane]]
+        self._before = counted
+        gone: list[RecordedFrame] = []
+        kept: list[RecordedFrame] = []
+        for one in self.entries:
+            (gone if one.frame.seq <= counted[one.frame.lane] else kept).append(one)
+        self.entries = kept
         self._earlier.update(((one.frame.lane, one.frame.seq), one) for one in gone if known(one))
         return gone
 

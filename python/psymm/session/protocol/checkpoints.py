@@ -38,7 +38,7 @@ from psymm.session.protocol.status import SessionStatus
 from psymm.transcript.agreement import SOLVER, TRADER
 from psymm.transcript.checkpoint import Point
 from psymm.transcript.record import RecordedFrame
-from psymm.transcript.retained import retains
+from psymm.transcript.retained import RETAINED, retains
 
 log = logging.getLogger(__name__)
 
@@ -191,10 +191,8 @@ def _is_retained(s: SessionState, entry: RecordedFrame) -> bool:
     Nobody needs a frame of the peer that had no effect, or our Reject of it.
     """
     if entry.frame.lane == s.lane:
-        void = isinstance(entry.message, Reject)
-    else:
-        void = entry.frame.seq in s.lifecycle.rejected
-    return not void and retains(entry.message)
+        return isinstance(entry.message, RETAINED)
+    return entry.frame.seq not in s.lifecycle.rejected and retains(entry.message)
 
 
 # --- disagreement --------------------------------------------------------------------------------
