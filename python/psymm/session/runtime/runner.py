@@ -139,8 +139,9 @@ class SessionRunner(EffectInterpreter):
             while isinstance(leaf, BaseExceptionGroup):
                 leaf = leaf.exceptions[0]
             self._failed = leaf if isinstance(leaf, PSymmError) else SessionClosed()
-            # Wake everybody who waits: their effects will never be done.
+            # Wake everybody who waits: their effects will never be done. The peer waits as well.
             self._finished()
+            self.disconnect(Disconnected("the session is no longer in memory"))
             raise
         finally:
             for told in self.at_end:
@@ -174,7 +175,7 @@ class SessionRunner(EffectInterpreter):
 
         The new connection replaces the current one: the caller has verified that it is the peer's
         (`proves`). If no session key of ours can prove who we are, we ask the wallet first and
-        return its error.
+        return its error. The connection ends when `run` does.
         Cancelled: raises Cancelled; the socket is closed.
 
         Args:
@@ -193,6 +194,9 @@ class SessionRunner(EffectInterpreter):
             standing.reason = Disconnected("another connection took over this session")
             standing.scope.cancel()
             await standing.gone.wait()
+        # `run` may have ended while we waited.
+        if self.over is not None:
+            return self.over
         connection = PeerConnection(socket, Inlet(self._rounds, self), self.stats)
         # Twice the terms' rate: a peer that keeps to the terms must never hit this limit.
         socket.allow(2 * self.protocol.params.frames_per_second + 100)
@@ -354,10 +358,8 @@ class SessionRunner(EffectInterpreter):
         while (point := protocol.checkpoint) is None or not protocol.checkpoint_counts(target):
             if (over := self.over) is not None:
                 raise over
-            if protocol.error is not None:
-                raise protocol.error
-            if protocol.accounts_differ is not None:
-                raise protocol.accounts_differ
+            if (failed := protocol.error or protocol.accounts_differ) is not None:
+                raise failed
             if protocol.status is SessionStatus.CLOSED:
                 raise SessionClosed(custody=self.agreement.custody)
             # Any effect may have changed the answer: look again after the next one.

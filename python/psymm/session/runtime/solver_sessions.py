@@ -1,7 +1,9 @@
 """SolverSessions: the custodies that a solver has in memory, each with a task that runs it.
 
 A session outlives its connections: it runs in a task of its own (`_keep`) in the server's nursery.
-A custody never has two runners: one task at a time loads or forgets it (`_alone`).
+A custody never has two runners: one task at a time loads or forgets it (`_alone`), and loading
+waits until a runner that `drop` ended has left. A connection that came to that runner too late
+ends with it, so its trader reconnects at once.
 
 What is durable when: nothing before the Logon. `open` checks the Logon, then the journal keeps the
 custody, and only then does a session exist. A custody without collateral on chain is a stranger's.
@@ -15,7 +17,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import trio
@@ -28,7 +30,6 @@ from psymm.errors import (
     PSymmError,
     UnknownCustody,
 )
-from psymm.journal.codec import JournalledCustody
 from psymm.messages import (
     Logon,
 )
@@ -55,7 +56,8 @@ MOST_LEFT: Final = 1024
 @dataclass
 class _Session:
     runner: SessionRunner
-    scope: trio.CancelScope
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    ended: trio.Event = field(default_factory=trio.Event)
 
 
 class SolverSessions:
@@ -111,7 +113,7 @@ class SolverSessions:
             # A settlement has deadlines, so it cannot wait until its trader comes back.
             if custody.lane == SOLVER and custody.state == "settling":
                 try:
-                    await self._load_session(custody)
+                    await self._load_session(custody.agreement.custody)
                 except PSymmError as failed:
                     log.error(
                         "session-not-loaded",
@@ -137,7 +139,7 @@ class SolverSessions:
             ours=introduced.collaterals[SOLVER],
             announced_collateral=introduced.collaterals[TRADER],
         )
-        return await self._load_session(await self._party.journal.custody(agreement.custody))
+        return await self._load_session(agreement.custody)
 
     async def agreement_of(self, custody: bytes) -> CustodyAgreement | None:
         """The agreement of a custody that we hold, without its history; None if we hold none."""
@@ -160,16 +162,15 @@ class SolverSessions:
 
         Raises JournalCorrupt and what `load_session` raises.
         """
+        runner = self._runner_of(custody)
+        if runner is not None:
+            return runner
+        return await self._load_session(custody) if await self.remembers(custody) else None
+
+    def _runner_of(self, custody: bytes) -> SessionRunner | None:
+        """The runner in memory; None if there is none, or if `drop` ends it."""
         session = self._sessions.get(custody)
-        if session is not None:
-            return session.runner
-        try:
-            held = await self._party.journal.custody(custody)
-        except UnknownCustody:
-            return None
-        if held.lane != SOLVER:
-            return None
-        return await self._load_session(held)
+        return None if session is None or session.scope.cancel_called else session.runner
 
     @asynccontextmanager
     async def _alone(self, custody: bytes) -> AsyncGenerator[None, None]:
@@ -184,13 +185,18 @@ class SolverSessions:
                 if not lock.statistics().tasks_waiting:
                     del self._busy[custody]
 
-    async def _load_session(self, custody: JournalledCustody) -> SessionRunner:
+    async def _load_session(self, key: bytes) -> SessionRunner:
         """Load a custody and run its session, or return the one that is running already."""
-        key = custody.agreement.custody
         async with self._alone(key):
             # Another task may have loaded it while we waited for the lock.
-            if key in self._sessions:
-                return self._sessions[key].runner
+            if (running := self._runner_of(key)) is not None:
+                return running
+            if (ending := self._sessions.get(key)) is not None:
+                await ending.ended.wait()
+            # Writes of an earlier runner may still be queued. The journal keeps their order, so an
+            # empty write puts them on disk before we read.
+            await self._party.journal.write()
+            custody = await self._party.journal.custody(key)
             listeners: list[Callable[[Event], None]] = []
 
             def on_event(event: Event) -> None:
@@ -210,7 +216,7 @@ class SolverSessions:
             # listener. No event is lost, since the runner is not running yet.
             listeners.append(self._begun(runner))
             self._left_at.pop(key, None)
-            self._sessions[key] = _Session(runner, trio.CancelScope())
+            self._sessions[key] = _Session(runner)
             await self._nursery.start(self._keep, key)
             return runner
 
@@ -230,10 +236,9 @@ class SolverSessions:
                 extra={"custody": "0x" + key.hex(), "error": type(failed.exceptions[0]).__name__},
             )
         finally:
-            # A newer session of this custody may have replaced ours.
-            if self._sessions.get(key) is session:
-                del self._sessions[key]
-                self._past = Traffic.sum((self._past, session.runner.stats.traffic()))
+            del self._sessions[key]
+            self._past = Traffic.sum((self._past, session.runner.stats.traffic()))
+            session.ended.set()
 
     @contextmanager
     def placed(self, runner: SessionRunner, place: ConnectionSlot) -> Iterator[None]:
