@@ -58,6 +58,7 @@ class Tolerance:
             known = ours.pop(leaf.key, None)
             if known is None:
                 return f"we have no value for {leaf.feed}"
+            # Both sides are multiplied out: a division would round the edge of the tolerance.
             off = abs(leaf.value - known.value)
             if off > self.rate if leaf.epoch else off * _ONE > known.value * self.price:
                 return f"its value of {leaf.feed} is too far from ours"
@@ -193,6 +194,7 @@ class Agreement:
         self._order = sorted(signers.addresses)
         self._tolerance = tolerance
         self._grid_ns = grid_ns
+        # One slot more than proposers: the last proposal has time for its signatures in the step.
         self._slot_ns = grid_ns // (min(len(self._order), PROPOSERS) + 1)
         self._begins_ns = begins_ns
         self._convicted = set(convicted)
@@ -212,6 +214,7 @@ class Agreement:
     def receive(self, ballot: Ballot, now_ns: int) -> list[AgreementEffect]:
         """A peer's ballot. One that is not a peer's, or of another time, changes nothing."""
         at, root, signature = ballot.timestamp, ballot.root, ballot.signature
+        # Before the signature is recovered, which is the costly part: old ballots are free to send.
         if at % self._grid_ns or not self._is_open(at, now_ns):
             return []
         try:
@@ -221,9 +224,11 @@ class Agreement:
         if signer == self._own or signer not in self._order or signer in self._convicted:
             return []
         moment = self._moments.setdefault(at, _Moment())
+        # Kept also once the round is agreed: a second root still proves the fault.
         known, earlier = moment.signatures.setdefault(signer, (root, signature))
         if known != root:
             self._convicted.add(signer)
+            # In every moment that is still open: a cheat's signature completes no round.
             for one in self._moments.values():
                 one.signatures.pop(signer, None)
                 one.proposers.pop(signer, None)
@@ -253,6 +258,7 @@ class Agreement:
                 del self._moments[at]
                 continue
             moment = self._moments[at]
+            # Counted before we vote: for a moment that is agreed already we need not sign.
             effects += self._count(at, moment)
             if not moment.agreed and at >= self._begins_ns:
                 effects += self._vote(at, moment, now_ns)
@@ -280,6 +286,7 @@ class Agreement:
                 break
             if root is None or signer in moment.judged:
                 continue
+            # Judged once. Our reading of a moment never changes, so the answer would be the same.
             moment.judged.add(signer)
             reason = self._tolerance.refuses(moment.reading, moment.rounds[root])
             if reason is None:

@@ -50,11 +50,14 @@ class RoundBroadcast:
         OracleStoreError."""
         while True:
             if cursor < self._floor:
+                # A copy: while we read, new rounds push older ones out of the ring.
                 floor = self._floor
                 async with aclosing(self.between(cursor, floor)) as rows:
                     async for at, text in rows:
                         yield text
                         cursor = at
+                # The store may have deleted rounds up to the floor. Without this we would ask for
+                # them for ever.
                 cursor = max(cursor, floor)
             elif self.newest <= cursor:
                 await self._more.wait()

@@ -314,6 +314,7 @@ class OracleClient:
                     raise OracleLied("it signs for another deployment")
                 yield socket
             except ConnectionClosed:
+                # Our own bounds closed the socket: their fault says why, ConnectionClosed does not.
                 if stream.fault is not None:
                     raise stream.fault from None
                 raise

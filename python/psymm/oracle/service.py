@@ -328,6 +328,8 @@ class OracleService:
 
     async def _sign(self, wanted: SignRound) -> list[AgreementEffect]:
         at, root = wanted.round.timestamp, wanted.round.root
+        # On disk before the signature exists. Otherwise a crash between the two could end in a
+        # second root of this moment.
         if not await trio.to_thread.run_sync(self._store.vote, at, root):
             return []
         signature = self._key.sign(round_digest(self._config.domain, root, at))
@@ -342,6 +344,7 @@ class OracleService:
 
     async def _keep(self, signed: SignedRound) -> bool:
         """Store a round and hand it out. False if its moment has one already."""
+        # Stored before it is sent: a follower that falls behind reads it from the store.
         kept = await trio.to_thread.run_sync(self._store.add, signed)
         if kept:
             self._rounds.publish(signed.timestamp, encode_round(signed))
@@ -379,6 +382,7 @@ class OracleService:
                 raise OracleLied("it signs for another deployment", endpoint=endpoint)
             if greeting.signer != address:
                 raise OracleLied("it is another signer", endpoint=endpoint, found=greeting.signer)
+            # It names whom we dialled, so that signer cannot use our proof towards another one.
             digest = peer_digest(config.domain, greeting.challenge, address)
             await _send_text(socket, encode_request(FollowBallots(self._key.sign(digest))))
             rate = TokenBucket(per_s, 4 * _BALLOTS, trio.current_time())

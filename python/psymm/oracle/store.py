@@ -82,6 +82,8 @@ class OracleStore(OwnedDatabase):
         """Make durable that we sign this root. False if we may have signed this moment or a later
         one already; then nothing may be signed."""
         with self._transaction():
+            # Compared with the newest vote, not with the row of this moment: old rows are deleted.
+            # The newest never is, so that no moment opens again.
             last = self._db.execute("SELECT max(timestamp) FROM votes").fetchone()[0]
             if last is not None and timestamp <= last:
                 return False
@@ -137,6 +139,7 @@ class OracleStore(OwnedDatabase):
 
     def convict(self, proof: SignerConvicted) -> None:
         """Keep the proof that a signer signed two roots of one moment."""
+        # The first proof is enough. `INSERT OR IGNORE` keeps it.
         row = (
             proof.signer,
             proof.timestamp,
