@@ -128,10 +128,15 @@ def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_file_is_refused_or_its_round_is(tmp_path: Path) -> None:
     with opened(tmp_path) as store:
         store.add(signed(0))
+        store.add(signed(0, value=2))
     with closing(sqlite3.connect(tmp_path / "oracle.db", isolation_level=None)) as base:
         base.execute("UPDATE rounds SET packed = x'00'")
-    with opened(tmp_path) as store, pytest.raises(OracleStoreError, match="damaged"):
-        store.rounds(0, AT)
+        base.execute("UPDATE conflicts SET packed = x'00'")
+    with opened(tmp_path) as store:
+        with pytest.raises(OracleStoreError, match="damaged"):
+            store.rounds(0, AT)
+        with pytest.raises(OracleStoreError, match="damaged"):
+            store.conflicts()
     (tmp_path / "oracle.db").write_bytes(b"no database" * 1000)
     with pytest.raises(OracleStoreError):
         opened(tmp_path)

@@ -87,6 +87,7 @@ def _mark(path: Path, copy: sqlite3.Connection, now_ns: int) -> BackedUp:
         found.append((held.custody, held.heads))
         frames += held.frames
     copy.execute("DELETE FROM newer_heads")
+    # A backup never signs, so it has nothing to recover before it may.
     copy.execute("DELETE FROM recovering")
     copy.execute("COMMIT")
     return BackedUp(frames, tuple(found))

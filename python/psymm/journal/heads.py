@@ -85,6 +85,7 @@ def heads_of(path: Path, base: sqlite3.Connection, custody: bytes) -> HeldHeads:
     stored = stored_heads(path, base, custody)
     heads, frames = [stored.heads.trader, stored.heads.solver], stored.frames
     for frame in iterate_frames(path, base, custody, stored.frames):
+        # The row's heads join on to the frames only if none is gone in between.
         if frame.seq != heads[frame.lane][0] + 1:
             raise JournalCorrupt(
                 "frames are missing",

@@ -74,6 +74,7 @@ class JournalSecrets(JournalCommitter):
                 raise JournalForeign(
                     "the wallet's secret does not open this journal", journal=self.path
                 ) from None
+        # Last: a wallet that is refused leaves the journal locked.
         self._seal = seal
 
     @property

@@ -125,15 +125,12 @@ class OracleStore(OwnedDatabase):
             "ORDER BY timestamp LIMIT ?",
             bounds,
         )
-        try:
-            return [(at, zlib.decompress(packed).decode()) for at, packed in rows]
-        except (zlib.error, ValueError):
-            raise OracleStoreError("a round in it is damaged", path=self._path) from None
+        return [(at, self._unpack(packed)) for at, packed in rows]
 
     def conflicts(self) -> list[str]:
         """Texts of valid rounds that had another root than the one given out for their moment."""
         rows = self._read("SELECT packed FROM conflicts ORDER BY timestamp", ())
-        return [zlib.decompress(packed).decode() for (packed,) in rows]
+        return [self._unpack(packed) for (packed,) in rows]
 
     # --- proofs -------------------------------------------------------------------------------
 
@@ -156,6 +153,12 @@ class OracleStore(OwnedDatabase):
             SignerConvicted(signer, at, (one, two), (first, second))
             for signer, at, one, first, two, second in self._read("SELECT * FROM convictions", ())
         ]
+
+    def _unpack(self, packed: bytes) -> str:
+        try:
+            return zlib.decompress(packed).decode()
+        except (zlib.error, ValueError):
+            raise OracleStoreError("a round in it is damaged", path=self._path) from None
 
     def _number(self, statement: str) -> int:
         found = self._read(statement, ())[0][0]
