@@ -467,6 +467,8 @@ class Stage(ScriptedPeer):
         held = {each.agreement.custody for each in await self.party.journal.custodies()}
         if self.opening.custody not in held:
             return
+        # What the peer offered last may still wait for an answer to share its commit.
+        await self.party.journal.write()
         record = await read_record(self.party.journal, self.opening)
         live = self.end.protocol.record
         for lane in (TRADER, SOLVER):

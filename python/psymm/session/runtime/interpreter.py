@@ -173,9 +173,11 @@ class EffectInterpreter(ABC):
             if self._nursery is None:
                 self._early.append(effects)
             else:
-                # What the peer asks or offers may be answered at once: one commit for both.
-                self._write(effects, at_once=alone and not offers, lingers=alone and bool(offers))
-                if alone and offers:
+                # What the peer asks or offers may be answered at once: one commit for both. But only
+                # if nothing else waits for this one: each offer is stored and reported, no more.
+                lingers = alone and bool(offers) and len(effects) == 2 * len(offers)
+                self._write(effects, at_once=alone and not offers, lingers=lingers)
+                if lingers:
                     self._expect_answer()
             # The frame is queued for the disk now, ahead of anything that is signed because of it.
             for offered in offers:

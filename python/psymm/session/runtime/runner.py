@@ -225,6 +225,8 @@ class SessionRunner(EffectInterpreter):
             connection.gone.set()
             reason = connection.reason or Disconnected()
             self.perform(self.protocol.disconnected())
+            # No answer follows any more to what the peer has asked.
+            self.journal.commit_soon()
             connection.close()
             with trio.CancelScope(shield=True):
                 # 1008 says that the peer broke a rule; 1001, that we will be back.
