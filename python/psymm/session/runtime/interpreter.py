@@ -173,8 +173,8 @@ class EffectInterpreter(ABC):
             if self._nursery is None:
                 self._early.append(effects)
             else:
-                # What the peer asks or offers may be answered at once: one commit for both. But only
-                # if nothing else waits for this one: each offer is stored and reported, no more.
+                # What the peer asks or offers may be answered at once: one commit for both. Only if
+                # nothing else waits for this one: each offer is stored and reported, no more.
                 lingers = alone and bool(offers) and len(effects) == 2 * len(offers)
                 self._write(effects, at_once=alone and not offers, lingers=lingers)
                 if lingers:
