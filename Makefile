@@ -97,15 +97,16 @@ lint: setup
 
 # Some tests name their backend; all others use the best one. Those run again with each slower
 # backend: the core's unit tests, and the tests of the functions that choose a backend.
+UNITS := $(filter-out lib:: python:: vectors::,$(addsuffix ::,$(sort $(basename $(notdir $(wildcard core/src/*))))))
 FRONTS := portable_is_always environment the_front mixture digests
 
+# Never `--lib` alone: link-time optimisation would want other objects, and cargo would compile the
+# core and its dependencies a second time.
 test-core: build/core.stamp
 	cargo test --release --quiet --features c
 	@for backend in portable avx2; do \
 	    echo "==> once more with PSYMM_BACKEND=$$backend"; \
-	    export PSYMM_BACKEND=$$backend; \
-	    cargo test --release --quiet --features c --lib && \
-	    cargo test --release --quiet --features c --test paths -- $(FRONTS) || exit 1; \
+	    PSYMM_BACKEND=$$backend cargo test --release --quiet --features c --lib --test paths -- $(UNITS) $(FRONTS) || exit 1; \
 	done
 
 # Checks the functions with unsafe blocks, through the tests that reach them. tools/memory lists
@@ -149,7 +150,13 @@ test-python: setup build/bench.stamp
 	@echo '==> once more with PSYMM_BACKEND=portable'
 	PSYMM_BACKEND=portable $(PYTEST) --quiet tests/core tests/transcript tests/journal/test_journal.py
 
-test: lint test-core test-valgrind test-circuits test-contracts test-python
+# Compilers and provers leave a processor idle now and then, so two of these run at a time; those
+# that wait for one another's builds are apart. The Python tests fill both processors themselves.
+CHECKS := test-core test-circuits lint test-contracts build/bench.stamp test-valgrind
+
+test:
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line $(CHECKS)
+	@$(MAKE) --no-print-directory test-python
 
 NETWORK ?= $(if $(SEED),1,30)
 CRASH ?= $(if $(SEED),1,5)
