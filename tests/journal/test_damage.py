@@ -17,6 +17,7 @@ from psymm._core import SecretKey
 from psymm.errors import (
     JournalCorrupt,
     JournalError,
+    JournalForeign,
     JournalOlder,
     JournalRestored,
     Missing,
@@ -28,7 +29,7 @@ from psymm.journal.repair import RepairedCustody, repair_journal
 from psymm.journal.replayed import read_record, verify_journal
 from psymm.journal.writer import Journal, open_journal
 from psymm.messages import Heartbeat
-from psymm.transcript.agreement import SOLVER, TRADER
+from psymm.transcript.agreement import SOLVER, TRADER, JournalledOpening
 
 SEEDS = (1, 2)
 FRAMES = 30
@@ -73,6 +74,33 @@ def quoted(custody: bytes) -> str:
 
 
 # --- seen and named -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("left", [0, 1, 11, 12, 27])
+async def test_secrets_that_are_cut_off_are_named(tmp_path: Path, left: int) -> None:
+    signers, wallet = Signers(), ("0xme", b"\x01" * 32)
+    custody = signers.opening.custody
+    note = JournalledOpening(b"\x05" * 32, TRADER, "0x" + "Ab" * 20, 12345, b"\x77" * 32)
+    async with open_journal(tmp_path / "j.db") as journal:
+        await journal.unlock(*wallet)
+        await journal.open_custody(signers.opening, TRADER, 1)
+        await journal.keep_session_key(custody, 1, SecretKey.generate())
+        await journal.keep_openings(custody, [note])
+        await journal.keep_settlement(custody, b"\x09" * 32, "proposed", b"what a proof needs")
+    tables = ("session_keys", "openings", "settlements")
+    changed(
+        tmp_path / "j.db",
+        *(f"UPDATE {table} SET sealed = substr(sealed, 1, {left})" for table in tables),  # noqa: S608
+    )
+    async with open_journal(tmp_path / "j.db") as journal:
+        await journal.unlock(*wallet)
+        for read in (journal.session_keys, journal.openings, journal.settlements):
+            with pytest.raises(JournalCorrupt):
+                await read(custody)
+    changed(tmp_path / "j.db", f"UPDATE journal SET seal_check = substr(seal_check, 1, {left})")  # noqa: S608
+    async with open_journal(tmp_path / "j.db") as journal:
+        with pytest.raises(JournalForeign):
+            await journal.unlock(*wallet)
 
 
 async def test_missing_frames_are_named_by_custody_lane_and_number(tmp_path: Path) -> None:
