@@ -70,7 +70,7 @@ from psymm.session.runtime.peer_connection import PeerConnection
 from psymm.session.runtime.stats import SessionStats
 from psymm.session.runtime.transport import MAX_BURST_BYTES
 from psymm.transcript.agreement import JournalledOpening
-from psymm.waiting import Alarm, Sleeper
+from psymm.waiting import Alarm, Deadlines, Sleeper
 
 BACKLOG: Final = 64
 """Lists of effects that may wait for the journal. Beyond that we stop reading the socket."""
@@ -101,6 +101,7 @@ class EffectInterpreter(ABC):
 
     Args:
         on_event: As for `SessionRunner`.
+        deadlines: Shared by all sessions of a party.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class EffectInterpreter(ABC):
         journal: Journal,
         clock: Clock,
         on_event: Callable[[Event], None],
+        deadlines: Deadlines,
     ) -> None:
         self.protocol = protocol
         self.agreement = protocol.record.agreement
@@ -117,6 +119,7 @@ class EffectInterpreter(ABC):
         self.clock = clock
         self.stats = SessionStats(protocol.record.agreement.custody, protocol.lane, protocol.state)
         self._listener = on_event
+        self._deadlines = deadlines
         # Effects from before `run` started: there is no nursery to carry them out in yet.
         self._early: list[Effects] = []
         # Durable effects, in order, that wait until the journal has read frames to resend.
@@ -151,10 +154,6 @@ class EffectInterpreter(ABC):
     @abstractmethod
     def _arm(self, wake_at: int) -> None:
         """Tick at `wake_at`, by the protocol's clock."""
-
-    @abstractmethod
-    def _ring_at(self, at: float, alarm: Alarm) -> None:
-        """Ring at a moment of trio's clock."""
 
     # --- the way of a list --------------------------------------------------------------------
 
@@ -192,7 +191,7 @@ class EffectInterpreter(ABC):
         # each would cost more than it saves.
         if self._late is None or not self._late.asleep:
             self._late = Alarm(self.journal.commit_soon)
-            self._ring_at(trio.current_time() + ANSWER_S, self._late)
+            self._deadlines.add(trio.current_time() + ANSWER_S, self._late)
 
     def _write(self, effects: Effects, *, at_once: bool = False, lingers: bool = False) -> None:
         """Hand what the effects store to the journal, in their order."""

@@ -103,8 +103,8 @@ class SessionRunner(EffectInterpreter):
         rotator: KeyRotator | None = None,
         rounds: Rounds | None = None,
     ) -> None:
-        super().__init__(protocol, journal, clock, on_event)
         self._rounds = rounds or Rounds(journal, clock, FrameVerifier())
+        super().__init__(protocol, journal, clock, on_event, self._rounds.deadlines)
         self.collateral_amount = collateral_amount
         self._rotator = rotator
         # Makes the protocol look at its deadlines at `_due`.
@@ -225,8 +225,7 @@ class SessionRunner(EffectInterpreter):
             connection.gone.set()
             reason = connection.reason or Disconnected()
             self.perform(self.protocol.disconnected())
-            # No answer follows any more to what the peer has asked.
-            self.journal.commit_soon()
+            self.journal.commit_soon()  # No answer follows any more to what the peer has asked.
             connection.close()
             with trio.CancelScope(shield=True):
                 # 1008 says that the peer broke a rule; 1001, that we will be back.
@@ -463,14 +462,11 @@ class SessionRunner(EffectInterpreter):
         self._due = wake_at if wake_at > now else self.protocol.next_tick(now)
         self._void_alarm()
         self._alarm = Alarm(self.tick)
-        self._ring_at(trio.current_time() + (self._due - now) / 1e9, self._alarm)
+        self._deadlines.add(trio.current_time() + (self._due - now) / 1e9, self._alarm)
 
     def _void_alarm(self) -> None:
         if self._alarm is not None:
             self._alarm.asleep, self._alarm = False, None
-
-    def _ring_at(self, at: float, alarm: Alarm) -> None:
-        self._rounds.deadlines.add(at, alarm)
 
     def tick(self) -> None:
         """The current alarm's moment has come."""
