@@ -23,7 +23,15 @@ from psymm._core import SecretKey, sign_frame
 from psymm.custody.notes import Note, sole_custody
 from psymm.custody.planning import deadline_after
 from psymm.custody.settlement import Payee, propose_settlement
-from psymm.errors import Equivocation, KeyRevoked, Leaving, NotNow, OverBudget, Refused
+from psymm.errors import (
+    Equivocation,
+    KeyRevoked,
+    Leaving,
+    NotNow,
+    OverBudget,
+    PeerViolation,
+    Refused,
+)
 from psymm.messages import (
     ExecType,
     ExecutionReport,
@@ -514,3 +522,14 @@ def test_a_tick_that_comes_too_early_does_nothing_and_says_when_to_come_again() 
     pair.perform(pair.solver, pair.solver.protocol.tick(pair.now))
     assert state.record.heads[SOLVER].seq == head + 1
     assert state.record.heads[SOLVER].peer_seq == state.record.heads[TRADER].seq
+
+
+def test_noise_that_persists_is_counted_and_ends_the_connection_with_its_last_fault() -> None:
+    pair = trading()
+    for number in range(1, signing.MALFORMED_LIMIT + 1):
+        assert not pair.trader.heard(Disconnect)
+        pair.receive(pair.trader, b"\0" * 300)
+        assert pair.trader.protocol.state.malformed == number
+    (gone,) = pair.trader.heard(Disconnect)
+    assert isinstance(gone.reason, PeerViolation)
+    assert gone.reason.values["last"]

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Mapping
+from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from psymm.cli.exit_status import CommandError, Exit
 from psymm.storage import translate_errors
+
+MOST_WHOLE: Final = (1 << 31) - 1
+"""The largest count or number of seconds that a configuration may have."""
 
 
 def read_toml(path: Path, refused: Callable[[str], CommandError]) -> dict[str, Any]:
@@ -54,4 +58,21 @@ def positive_decimal(table: Mapping[str, Any], name: str) -> Decimal:
         raise bad_config(f"{name}: {text!r} is not a decimal") from None
     if not value.is_finite() or value <= 0:
         raise bad_config(f"{name} must be above zero")
+    return value
+
+
+def whole(table: Mapping[str, Any], name: str, default: int | None = None) -> int:
+    """A key's whole number from 1 to MOST_WHOLE. Raises `bad_config`."""
+    value = table.get(name, default)
+    # TOML's `true` would be an int to Python.
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MOST_WHOLE:
+        raise bad_config(f"{name} is a whole number above zero, at most {MOST_WHOLE}")
+    return value
+
+
+def date_of(table: Mapping[str, Any], name: str) -> date:
+    """A key's date, without a time. Raises `bad_config`."""
+    value = table.get(name)
+    if not isinstance(value, date) or isinstance(value, datetime):
+        raise bad_config(f"{name} is a date, like {name} = 2030-01-01")
     return value

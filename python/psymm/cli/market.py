@@ -44,13 +44,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from psymm.api.amounts import AmountInvalid, scaled
-from psymm.cli.configuration import bad_config, known_keys, positive_decimal, read_toml, text_of
+from psymm.cli.configuration import (
+    bad_config,
+    date_of,
+    known_keys,
+    positive_decimal,
+    read_toml,
+    text_of,
+    whole,
+)
 from psymm.cli.feed import (
     NS,
     ConstantFeed,
@@ -221,7 +229,7 @@ def load_market(path: Path, deployment: Deployment, now_ns: int) -> Market:
     at_most = text_of(raw, "fill_at_most", "1000000")
     style = Style(
         half_spread_bps=spread / 2,
-        quote_life_ns=min(_whole(raw, "quote_life_s", 20) * NS, terms.timeouts.quote_life),
+        quote_life_ns=min(whole(raw, "quote_life_s", 20) * NS, terms.timeouts.quote_life),
         decline_above=parse_price(text_of(raw, "decline_above", "1000000"), "decline_above"),
         fill_at_most=parse_price(at_most, "fill_at_most"),
         close_at_most=parse_price(text_of(raw, "close_at_most", at_most), "close_at_most"),
@@ -237,9 +245,9 @@ def _caps(raw: Mapping[str, Any]) -> Caps:
 
     notional = text_of(raw, "notional_at_most", "0")
     return Caps(
-        fills=_whole(raw, "fills_at_most", 1) if "fills_at_most" in raw else None,
+        fills=whole(raw, "fills_at_most", 1) if "fills_at_most" in raw else None,
         notional=None if notional == "0" else _whole_text(notional, "notional_at_most"),
-        interval_s=_whole(raw, "cap_interval_s", 60),
+        interval_s=whole(raw, "cap_interval_s", 60),
     )
 
 
@@ -280,7 +288,7 @@ def _terms(
             id=deployment.chain_id,
             psymm=deployment.psymm,
             registry=deployment.registry,
-            confirmations=_whole(raw, "confirmations", 1),
+            confirmations=whole(raw, "confirmations", 1),
         ),
         collateral=CollateralTerms(
             token=token,
@@ -291,7 +299,9 @@ def _terms(
             solver_reserve=reserves[1],
         ),
         instruments=tuple(made(one) for one in instruments),
-        end_date=int(datetime.combine(_date(raw, "end_date"), datetime.min.time(), UTC).timestamp())
+        end_date=int(
+            datetime.combine(date_of(raw, "end_date"), datetime.min.time(), UTC).timestamp()
+        )
         * NS,
         tariff=Tariff(relayer_cap=relayer_cap),
     )
@@ -308,8 +318,7 @@ def _feed(table: Mapping[str, Any], instruments: list[dict[str, Any]], now_ns: i
         )
     if kind != "replay":
         raise bad_config(f"feed.kind is replay or constant, not {kind!r}")
-    first = _date(table, "from") if "from" in table else None
-    last = _date(table, "to") if "to" in table else None
+    first, last = (date_of(table, name) if name in table else None for name in ("from", "to"))
     series = {
         text_of(one, "symbol"): load_series(text_of(one, "series"), first, last)
         for one in instruments
@@ -322,15 +331,8 @@ def _feed(table: Mapping[str, Any], instruments: list[dict[str, Any]], now_ns: i
     if ("values_per_second" in table) == ("values_per_quote" in table):
         raise bad_config("[feed] of kind replay needs either values_per_second or values_per_quote")
     if "values_per_quote" in table:
-        return ReplayFeed(series, now_ns, Decimal(0), _whole(table, "values_per_quote", 1))
+        return ReplayFeed(series, now_ns, Decimal(0), whole(table, "values_per_quote", 1))
     return ReplayFeed(series, now_ns, positive_decimal(table, "values_per_second"))
-
-
-def _whole(table: Mapping[str, Any], name: str, default: int) -> int:
-    value = table.get(name, default)
-    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        raise bad_config(f"{name} is a whole number above zero")
-    return value
 
 
 def _whole_text(text: str, name: str) -> int:
@@ -345,10 +347,3 @@ def _scaled(text: str, name: str) -> int:
         if (value := scaled(text)) >= 0:
             return value
     raise bad_config(f"{name}: {text!r} is not a decimal of at most 18 places")
-
-
-def _date(table: Mapping[str, Any], name: str) -> date:
-    value = table.get(name)
-    if not isinstance(value, date) or isinstance(value, datetime):
-        raise bad_config(f"{name} is a date, like {name} = 2030-01-01")
-    return value

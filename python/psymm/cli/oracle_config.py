@@ -38,12 +38,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 from psymm.api.amounts import AmountInvalid, scaled
-from psymm.cli.configuration import bad_config, known_keys, positive_decimal, read_toml, text_of
+from psymm.cli.configuration import (
+    bad_config,
+    date_of,
+    known_keys,
+    positive_decimal,
+    read_toml,
+    text_of,
+    whole,
+)
 from psymm.cli.feed import NS, ReplayFeed, load_series, parse_price
 from psymm.oracle.agreement import Tolerance
 from psymm.oracle.rounds import FEED_BYTES, RoundLeaf, SignerSet, is_feed
@@ -143,20 +151,20 @@ def load_oracle(path: Path) -> OracleSettings:
             known_keys(table, _LINES, "[source] of kind lines")
             for one in feeds:
                 known_keys(one, _FEED_OF_LINES, "a feed of kind lines")
-            source = board = PriceBoard(names, _whole(table, "stale_s", 5) * NS)
+            source = board = PriceBoard(names, whole(table, "stale_s", 5) * NS)
         case "replay":
             source = _replay(table, feeds, names)
         case _:
             raise bad_config('source.kind is "lines" or "replay"')
     return OracleSettings(
-        signers=SignerSet(tuple(endpoints), _whole(raw, "threshold", None)),
+        signers=SignerSet(tuple(endpoints), whole(raw, "threshold")),
         endpoints=endpoints,
         tolerance=Tolerance(
             parse_price(text_of(raw, "tolerance"), "tolerance"),
             parse_price(text_of(raw, "rate_tolerance", "0.00001"), "rate_tolerance"),
         ),
-        grid_ns=_whole(raw, "grid_s", 1) * NS,
-        keep_s=_whole(raw, "keep_days", 30) * 86_400,
+        grid_ns=whole(raw, "grid_s", 1) * NS,
+        keep_s=whole(raw, "keep_days", 30) * 86_400,
         source=source,
         board=board,
         socket=text_of(table, "socket") if "socket" in table else None,
@@ -173,7 +181,7 @@ def _replay(
     if not isinstance(started, datetime) or started.tzinfo is None:
         # By default each signer would start at another place.
         raise bad_config("source.started is a time with its zone, like 2026-01-01T00:00:00Z")
-    first, last = (_date(table, name) for name in ("from", "to"))
+    first, last = (date_of(table, name) if name in table else None for name in ("from", "to"))
     series = {
         name: load_series(text_of(one, "series", name), first, last)
         for name, one in zip(names, feeds, strict=True)
@@ -188,7 +196,7 @@ def _replay(
             series, int(started.timestamp()) * NS, positive_decimal(table, "values_per_second")
         ),
         rates,
-        _whole(table, "funding_epoch_s", 28_800) * NS,
+        whole(table, "funding_epoch_s", 28_800) * NS,
     )
 
 
@@ -219,22 +227,8 @@ def _rate(table: Mapping[str, Any]) -> int:
         raise bad_config(f"funding_rate: {text!r} is not a decimal of at most 18 places") from None
 
 
-def _date(table: Mapping[str, Any], name: str) -> date | None:
-    value = table.get(name)
-    if value is not None and (not isinstance(value, date) or isinstance(value, datetime)):
-        raise bad_config(f"{name} is a date, like {name} = 2018-10-01")
-    return value
-
-
 def _tables(raw: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     found = raw.get(name)
     if not isinstance(found, list) or not found or not all(isinstance(one, dict) for one in found):
         raise bad_config(f"it needs at least one [[{name}]]")
     return found
-
-
-def _whole(table: Mapping[str, Any], name: str, default: int | None) -> int:
-    value = table.get(name, default)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 31:
-        raise bad_config(f"{name} is a whole number above zero")
-    return value
