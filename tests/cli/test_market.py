@@ -91,6 +91,8 @@ def test_the_same_configuration_gives_the_same_terms_whenever_it_is_read(tmp_pat
             "either values_per_second or values_per_quote",
         ),
         ('values_per_second = "2"', "values_per_quote = 0", "values_per_quote"),
+        ('values_per_second = "2"', "values_per_quote = true", "values_per_quote"),
+        ('spread_bps = "10"', 'spread_bps = "10"\nquote_life_s = 2147483648', "at most 2147483647"),
         ('mm = "0.05"', 'mm = "-1"', "mm"),
         ('tick = "0.01"', 'tock = "0.01"', "tock"),
         ("[feed]", "[feed", "TOML"),
