@@ -147,7 +147,9 @@ async def test_the_only_connection_waits_for_no_round() -> None:
     await session.inlet.put(FrameBatch([frame_of(2), frame_of(3)], 0, None))
     assert len(session.received) == 1
     await session.inlet.drained()
-    assert [now for _, now in session.received] == [1, 2]
+    await session.inlet.put("text")
+    await session.inlet.drained()
+    assert [now for _, now in session.received] == [1, 2, 3]
     assert verifier.statistics().sizes == {2: 1}
 
 

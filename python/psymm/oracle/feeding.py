@@ -92,7 +92,7 @@ def _bind(path: Path) -> socket.socket:
             # Left behind by a process that was killed.
             path.unlink()
             made.bind(str(path))
-        # Before it listens: until then nobody can connect, whatever the umask was.
+        # Set before it listens, so nobody could connect under the mode that the umask left.
         path.chmod(0o600)
         made.listen(_WRITERS)
     except BaseException:

@@ -12,8 +12,7 @@ on disk. `ProvisionalFrame` is the one exception: the listener sees it as soon a
 The journal keeps the order of its writes, so lists are fulfilled in the order in which they were
 performed. All writes of one scheduler step, of all sessions, share one commit. A lone session
 has nobody to share with: what it signs is on disk, sent and reported when `perform` returns. What
-it is asked or offered waits for the answer, so that one commit serves both, but for ANSWER_S at
-most.
+the peer asks or offers is committed together with the answer to it, or after ANSWER_S.
 """
 
 from __future__ import annotations
